@@ -1,0 +1,91 @@
+"""glacier: from GeoTIFF bands to glacier maps, with a data path that keeps GPUs busy.
+
+import glacier
+
+store = glacier.open("hkh.zarr")
+for batch in glacier.loader(store, batch=8):
+    train_on(batch.image, batch.label)
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glacier.version import __version__
+
+if TYPE_CHECKING:
+    from glacier.pipeline.loader import Loader
+    from glacier.store.reader import Store
+
+__all__ = ["__version__", "loader", "open"]
+
+
+def open(path: Path | str) -> "Store":
+    """Open a complete store for reading.
+
+    Raises:
+        GlacierError: no store there, or an incomplete one.
+    """
+    from glacier.store.reader import Store
+
+    return Store(path)
+
+
+def loader(
+    store: "Store",
+    *,
+    batch: int,
+    patch: int = 0,
+    fold: int = 0,
+    split: str = "train",
+    augment: str = "d4",
+    seed: int = 0,
+    samples_per_epoch: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    device: str = "cpu",
+    on_batch: Callable[..., Any] | None = None,
+) -> "Loader":
+    """Batches for a training loop of your own: standardised images and labels, on `device`.
+
+    Iterate it once per epoch. Each batch has `image` (N, B, H, W) float32 channels_last, `label`
+    (N, H, W) uint8 with 255 to be ignored, and `samples`, where each window came from.
+
+    Args:
+        store: an opened store.
+        batch: samples per step, over all ranks.
+        patch: side of the windows, px, a multiple of 32; 0 for whole tiles.
+        fold: the fold held out.
+        split: train, val or all.
+        augment: none or d4.
+        seed: of order and augmentation.
+        samples_per_epoch: over all ranks; 0 for as many windows as cover the tiles once.
+        rank: this process.
+        world: how many processes share each batch.
+        device: cpu, cuda or cuda:N.
+        on_batch: called with each batch; what it returns is yielded in the batch's place.
+
+    Raises:
+        UsageError: an argument that does not fit.
+        GlacierError: nothing to train on.
+    """
+    from glacier.pipeline.inputs import Inputs
+    from glacier.pipeline.loader import Loader
+    from glacier.pipeline.split import split as split_tiles
+    from glacier.pipeline.split import statistics
+
+    parts = split_tiles(store, fold)
+    return Loader(
+        store,
+        tiles=parts.tiles(split),
+        patch=patch or store.meta.tile_size,
+        batch=batch,
+        augment=augment,
+        seed=seed,
+        samples_per_epoch=samples_per_epoch,
+        rank=rank,
+        world=world,
+        device=device,
+        inputs=Inputs(store.meta.bands, statistics(store, parts.train)),
+        on_batch=on_batch,
+    )

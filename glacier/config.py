@@ -1,0 +1,183 @@
+"""Configuration: TOML into frozen, checked records; the resolved one is printed and saved."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from types import GenericAlias
+from typing import Any, Self, get_args, get_origin
+
+from glacier.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Which samples are seen, and how."""
+
+    store: str = ""
+    """Folder of the store; empty: the only *.zarr in the working folder."""
+    patch: int = 256
+    """Side of a window, px, a multiple of 32."""
+    bands: tuple[str, ...] = ()
+    """Names of the bands to use, in order; empty: all."""
+    augment: str = "d4"
+    """none or d4"""
+    seed: int = 0
+    """Of order and augmentation."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least("data.patch", self.patch, 32)
+        _at_least("data.seed", self.seed, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    arch: str = "unet"
+    """An architecture of segmentation_models_pytorch."""
+    encoder: str = "resnet34"
+    decoder_channels: tuple[int, ...] = ()
+    """Widths of the decoder's five stages; empty: the architecture's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """The training."""
+
+    epochs: int = 60
+    batch: int = 48
+    """Samples per step, over all ranks."""
+    lr: float = 5e-4
+    weight_decay: float = 1e-4
+    samples_per_epoch: int = 0
+    """Over all ranks; 0: as many windows as cover the training tiles once."""
+    fold: int = 0
+    """The fold held out for validation."""
+    seed: int = 0
+    """Of the network's first weights."""
+    freeze_norm: bool = False
+    """Keep batch norm in evaluation mode: its statistics stay as they were initialised or loaded."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for key in ("epochs", "batch"):
+            _at_least(f"train.{key}", getattr(self, key), 1)
+        for key in ("weight_decay", "samples_per_epoch", "fold", "seed"):
+            _at_least(f"train.{key}", getattr(self, key), 0)
+        if not self.lr > 0:
+            raise UsageError(f"train.lr: {self.lr}, expected more than 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A whole run's settings."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    @classmethod
+    def from_dict(cls, tables: Mapping[str, Any], where: str = "configuration") -> Self:
+        """Read nested tables.
+
+        Raises:
+            UsageError: an unknown key (the nearest known one is named), a wrong type or value.
+        """
+        sections = {f.name: f.default_factory for f in fields(cls)}
+        made = {}
+        for name, table in tables.items():
+            if name not in sections:
+                raise UsageError(f"{where}: no section [{name}]{_nearest(name, sections)}")
+            if not isinstance(table, Mapping):
+                raise UsageError(f"{where}: {name} is a value, expected a section [{name}]")
+            made[name] = _section(sections[name], name, table, where)  # type: ignore[arg-type]
+        return cls(**made)
+
+    @classmethod
+    def load(cls, path: Path, settings: Iterable[str] = ()) -> Self:
+        """Read a TOML file, then `section.key=value` settings over it."""
+        try:
+            tables = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: not TOML ({error})") from error
+        for setting in settings:
+            _set(tables, setting)
+        return cls.from_dict(tables, path.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested tables of plain values."""
+        return asdict(self)
+
+    def to_toml(self) -> str:
+        """The same, as TOML."""
+        lines = []
+        for name, table in self.to_dict().items():
+            lines += [f"[{name}]", *(f"{key} = {_toml(v)}" for key, v in table.items()), ""]
+        return "\n".join(lines)
+
+
+def shipped(name: str) -> Path:
+    """A configuration that comes with the package: demo or hkh_pretrain."""
+    return Path(str(files("glacier") / "configs" / f"{name}.toml"))
+
+
+def _section(cls: type, name: str, table: Mapping[str, Any], where: str) -> Any:
+    types = {f.name: f.type for f in fields(cls)}
+    for key in table:
+        if key not in types:
+            raise UsageError(f"{where}: no key {name}.{key}{_nearest(key, types)}")
+    return cls(**{k: _checked(v, types[k], f"{where}: {name}.{k}") for k, v in table.items()})
+
+
+def _checked(value: Any, kind: Any, where: str) -> Any:
+    """`value` if it is of the annotated `kind`; a whole number may stand for a float."""
+    if get_origin(kind) is tuple:
+        (inner, _) = get_args(kind)
+        if isinstance(value, list | tuple):
+            return tuple(_checked(item, inner, where) for item in value)
+    elif kind is float and type(value) is int:
+        return float(value)
+    elif type(value) is kind:
+        return value
+    shown = kind if isinstance(kind, GenericAlias) else kind.__name__
+    raise UsageError(f"{where}: {value!r}, expected {shown}")
+
+
+def _set(tables: dict[str, Any], setting: str) -> None:
+    """Apply one `section.key=value`; the value is TOML, or else a bare string."""
+    path, equals, text = setting.partition("=")
+    section, dot, key = path.strip().partition(".")
+    if not (equals and dot and section and key):
+        raise UsageError(f"--set {setting}: expected section.key=value, e.g. train.epochs=10")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    tables.setdefault(section, {})[key] = value
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    options = list(known)
+    close = difflib.get_close_matches(word, options, 1, 0.5)
+    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(options)}"
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+    if value < least:
+        raise UsageError(f"{key}: {value}, expected at least {least}")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return repr(value)

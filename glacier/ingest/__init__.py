@@ -1,0 +1,1 @@
+"""Takes Scenes, yields a store."""

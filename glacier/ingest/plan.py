@@ -1,0 +1,166 @@
+"""What an ingest will write, decided before its first byte: tiles, packing, classes, folds."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+
+from glacier.classes import IGNORE, OUTLINES, ClassMap, recognise
+from glacier.errors import GlacierError, UsageError
+from glacier.ingest.folds import assign_folds
+from glacier.ingest.pack import Dtype, pack_bands
+from glacier.ingest.survey import Range, Survey
+from glacier.scenes.read import Nodata
+from glacier.scenes.scene import RasterLabel, Scene, Window
+from glacier.store.bands import Band
+from glacier.store.schema import BLOCK, Codec
+from glacier.version import __version__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to ingest; every field changes what is written."""
+
+    tile_size: int = 512
+    """px, a multiple of 32"""
+    classes: str = ""
+    """`VALUE=NAME,…`; empty: recognised from the labels."""
+    bands: str = ""
+    """`CODE=NAME,…`; empty: all."""
+    dtype: Dtype = "auto"
+    codec: Codec = "lz4"
+    folds: int = 5
+    nodata: Nodata = "all"
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a value out of range."""
+        if self.tile_size < BLOCK or self.tile_size % BLOCK:
+            raise UsageError(
+                f"--tile-size: {self.tile_size}, expected a multiple of {BLOCK} px such as 256 or 512"
+            )
+        if not 2 <= self.folds <= 100:
+            raise UsageError(f"--folds: {self.folds}, expected 2 to 100")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The tiles of a store and how they are packed."""
+
+    scenes: tuple[Scene, ...]
+    """Those with data."""
+    tiles: tuple[tuple[int, Window], ...]
+    """Index into `scenes`, and the window of it."""
+    fold: NDArray[np.int8]
+    """(tile,)"""
+    bands: tuple[Band, ...]
+    class_map: ClassMap
+
+    @property
+    def crs(self) -> tuple[str, ...]:
+        """The scenes' CRSs, each once."""
+        return tuple(dict.fromkeys(s.grid.crs for s in self.scenes if s.grid.crs))
+
+    def small_arrays(self) -> dict[str, NDArray[Any]]:
+        """The store's arrays that are known before any pixel is packed."""
+        corners = [
+            self.scenes[scene].grid.transform @ Affine.translation(window.column, window.row)
+            for scene, window in self.tiles
+        ]
+        crs = [scene.grid.crs for scene in self.scenes]
+        return {
+            "scene": np.array([scene for scene, _ in self.tiles], np.int32),
+            "origin": np.array([(w.row, w.column) for _, w in self.tiles], np.int32),
+            "transform": np.array([tuple(corner)[:6] for corner in corners], np.float64),
+            "fold": self.fold,
+            "scene_name": fixed_width([scene.name for scene in self.scenes]),
+            "scene_crs": np.array([self.crs.index(c) if c else -1 for c in crs], np.int32),
+        }
+
+
+def fixed_width(names: Sequence[str]) -> NDArray[np.uint8]:
+    """Names as rows of UTF-8 bytes, padded with zeros (name, byte)."""
+    encoded = [name.encode() for name in names]
+    rows = np.array(encoded, f"S{max(map(len, encoded))}")
+    return rows.view(np.uint8).reshape(len(names), -1)
+
+
+def make_plan(scenes: Sequence[Scene], surveys: Sequence[Survey], options: Options) -> Plan:
+    """Decide what to write.
+
+    Raises:
+        GlacierError: no scene holds data, or a label value has no class.
+        UsageError: nothing says what the label values mean.
+    """
+    held = [(scene, found) for scene, found in zip(scenes, surveys, strict=True) if found.tiles]
+    if not held:
+        raise GlacierError(f"no data: all pixels of all {len(scenes)} scenes are no data")
+    class_map = _class_map(held, options.classes)
+    tiles = tuple((i, window) for i, (_, found) in enumerate(held) for window in found.tiles)
+    kept = tuple(scene for scene, _ in held)
+    ranges = [_merged([found.ranges[b] for _, found in held]) for b in range(len(kept[0].bands))]
+    bands = pack_bands(columns(kept), ranges, options.dtype)
+    fold = assign_folds([(kept[scene], window) for scene, window in tiles], options.folds)
+    return Plan(kept, tiles, fold, tuple(bands), class_map)
+
+
+def columns(scenes: Sequence[Scene]) -> list[list[Any]]:
+    """Per band, that band in every scene."""
+    return [list(column) for column in zip(*(scene.bands for scene in scenes), strict=True)]
+
+
+def _merged(ranges: Sequence[Range]) -> Range:
+    total = Range(taken=None if ranges[0].taken is None else np.zeros_like(ranges[0].taken))
+    for found in ranges:
+        total.merge(found)
+    return total
+
+
+def _class_map(held: Sequence[tuple[Scene, Survey]], text: str) -> ClassMap:
+    """The classes asked for, or recognised; every value that occurs must have one."""
+    rasters = [(s, f) for s, f in held if isinstance(s.label, RasterLabel)]
+    values = {v for s, f in rasters for v in f.label_values - _nodata_value(s)}
+    class_map = ClassMap.parse(text) if text else recognise(values) if rasters else OUTLINES
+    for scene, found in rasters:
+        strange = found.label_values - set(class_map.index_of) - _nodata_value(scene)
+        if strange:
+            known = ", ".join(
+                f"{v}={class_map.classes[i].name if i != IGNORE else 'ignore'}"
+                for v, i in class_map.index_of.items()
+            )
+            raise GlacierError(
+                f"{scene.label.path if scene.label else scene.name}: label value "
+                f"{', '.join(map(str, sorted(strange)[:8]))} has no class; expected {known}; "
+                "give every value one with --classes (VALUE=ignore drops it)"
+            )
+    return class_map
+
+
+def _nodata_value(scene: Scene) -> set[int]:
+    """The label raster's own no-data value, which needs no class."""
+    label = scene.label
+    if not isinstance(label, RasterLabel) or label.nodata is None or not np.isfinite(label.nodata):
+        return set()
+    return {int(label.nodata)}
+
+
+def source_record(source: Path, scenes: Sequence[Scene], options: Options) -> dict[str, Any]:
+    """What tells one ingest from another: a digest of the source's files, and the options.
+
+    Files count by their path below `source`, size and time of change, so that a store and its
+    source may be moved together.
+    """
+    files = {band.path for scene in scenes for band in scene.bands}
+    files |= {scene.label.path for scene in scenes if scene.label}
+    listing = []
+    for file in sorted(files):
+        status = file.stat()
+        listing.append((os.path.relpath(file, source), status.st_size, status.st_mtime_ns))
+    digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    return {"files": len(files), "digest": digest, "options": asdict(options), "by": __version__}

@@ -1,0 +1,129 @@
+"""A first look at each scene: which tiles hold data, which label values occur, what bands range over."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glacier.scenes.labels import distinct
+from glacier.scenes.read import Nodata, SceneReader, has_data, optical
+from glacier.scenes.scene import Grid, RasterLabel, Scene, SourceBand, Window
+
+CODES = 65536
+
+
+@dataclass(slots=True)
+class Range:
+    """What the valid values of one band are like."""
+
+    low: float = np.inf
+    high: float = -np.inf
+    integral: bool = True
+    """Every value is a whole number."""
+    taken: NDArray[np.bool_] | None = None
+    """Which 16-bit values occur (65536,), from the dtype's lowest; None where not asked for."""
+
+    def add(self, values: NDArray[np.generic]) -> None:
+        """Take in valid values (n,)."""
+        if not values.size:
+            return
+        self.low = min(self.low, float(values.min()))
+        self.high = max(self.high, float(values.max()))
+        if values.dtype.kind == "f":
+            self.integral = self.integral and bool(np.array_equal(values, np.rint(values)))
+        elif self.taken is not None:
+            self.taken[values.astype(np.int64) - int(np.iinfo(values.dtype.name).min)] = True
+
+    def merge(self, other: Self) -> None:
+        """Take in what another scene holds."""
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.integral = self.integral and other.integral
+        if self.taken is not None and other.taken is not None:
+            self.taken |= other.taken
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a survey must find out about one band."""
+
+    range: bool
+    """Lowest and highest value, and whether all are whole."""
+    taken: bool
+    """Which 16-bit values occur."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was found in one scene."""
+
+    tiles: list[Window]
+    """Tiles with data."""
+    empty: int
+    """Tiles without."""
+    label_values: set[int]
+    """Source values in label rasters."""
+    ranges: list[Range] = field(default_factory=list)
+    """By band."""
+
+
+def grid_tiles(grid: Grid, size: int) -> list[Window]:
+    """A scene cut into tiles from its upper left corner; those at its edges may be smaller."""
+    return [
+        Window(row, column, min(size, grid.height - row), min(size, grid.width - column))
+        for row in range(0, grid.height, size)
+        for column in range(0, grid.width, size)
+    ]
+
+
+def survey(scene: Scene, size: int, rule: Nodata, wanted: Sequence[Need]) -> Survey:
+    """Look through one scene, tile by tile, reading no more than is needed."""
+    ranges = [Range(taken=np.zeros(CODES, bool) if need.taken else None) for need in wanted]
+    labels: set[int] = set()
+    tiles = []
+    windows = grid_tiles(scene.grid, size)
+    read_all = any(need.range or need.taken for need in wanted)
+    always = all(_always_valid(scene.bands[i]) for i in optical(scene.bands))
+    with SceneReader(scene) as reader:
+        for window in windows:
+            if isinstance(scene.label, RasterLabel):
+                labels |= distinct(reader.label(window))
+            if read_all:
+                held = _measure(reader, window, rule, wanted, ranges)
+            else:
+                held = always or _holds_data(reader, window, rule)
+            if held:
+                tiles.append(window)
+    return Survey(tiles, len(windows) - len(tiles), labels, ranges)
+
+
+def _always_valid(band: SourceBand) -> bool:
+    return band.nodata is None and not band.dtype.startswith("float")
+
+
+def _holds_data(reader: SceneReader, window: Window, rule: Nodata) -> bool:
+    """Whether some pixel of a window holds data; under the rule `all` one band may tell."""
+    which = set(optical(reader.scene.bands))
+    masks = []
+    for index, values, valid in reader.bands(window):
+        if index in which:
+            if rule == "all" and (valid is None or valid.any()):
+                return True
+            masks.append(valid)
+            shape = values.shape
+    return bool(has_data(masks, shape, rule).any())
+
+
+def _measure(
+    reader: SceneReader, window: Window, rule: Nodata, wanted: Sequence[Need], ranges: list[Range]
+) -> bool:
+    """Add a window to the ranges; whether some pixel of it holds data."""
+    which = set(optical(reader.scene.bands))
+    masks = []
+    for index, values, valid in reader.bands(window):
+        if wanted[index].range or wanted[index].taken:
+            ranges[index].add(values.ravel() if valid is None else values[valid])
+        if index in which:
+            masks.append(valid)
+    return bool(has_data(masks, (window.height, window.width), rule).any())

@@ -1,0 +1,58 @@
+"""Spreading work over an executor; the first error ends it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+from glacier.errors import GlacierError
+
+Result = TypeVar("Result")
+
+
+class Here(Executor):
+    """An executor that works in this process, when a call is submitted; errors come out at once."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call `fn` now."""
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+@contextmanager
+def executor(workers: int) -> Iterator[Executor]:
+    """`workers` processes, or this one alone for 1. Leaving it drops what still waits."""
+    pool = Here() if workers == 1 else ProcessPoolExecutor(workers, get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def spread(
+    pool: Executor,
+    call: Callable[..., Result],
+    tasks: Iterable[tuple[Any, ...]],
+    done: Callable[[], None],
+) -> list[Result]:
+    """`call(*task)` for each task, results in the order of tasks; `done` is called as each ends.
+
+    Raises:
+        GlacierError: what a task raised, the first to do so; or a worker that was killed.
+    """
+    try:
+        futures = []
+        for task in tasks:
+            futures.append(pool.submit(call, *task))
+            futures[-1].add_done_callback(lambda _: done())
+        for future in as_completed(futures):
+            future.result()
+    except BrokenProcessPool as error:
+        raise GlacierError(
+            "a worker process was killed, perhaps for want of memory; give the command again to go "
+            "on, with fewer --workers"
+        ) from error
+    return [future.result() for future in futures]

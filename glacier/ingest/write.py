@@ -1,0 +1,232 @@
+"""Scenes -> store: survey, plan, write shard by shard, commit."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glacier.console import Track, silence
+from glacier.errors import GlacierError
+from glacier.ingest.pack import needs
+from glacier.ingest.plan import Options, Plan, columns, make_plan, source_record
+from glacier.ingest.survey import survey
+from glacier.ingest.tile import block_histogram, moments, pixel_sample, read_tile
+from glacier.ingest.work import executor, spread
+from glacier.scenes.read import Nodata, SceneReader
+from glacier.scenes.scene import Scene, Window
+from glacier.store.reader import Store
+from glacier.store.schema import Meta
+from glacier.store.statistics import pool as pool_statistics
+from glacier.store.writer import ROOT, UNFINISHED, StoreWriter, Tiles
+from glacier.version import __version__
+
+PERCENTILE_TILES = 8192
+"""Tiles, evenly spread, whose sampled pixels enter the percentiles."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an ingest did."""
+
+    store: Path
+    tiles: int
+    """Tiles in the store."""
+    empty_tiles: int
+    """Tiles left out, being without data."""
+    empty_scenes: tuple[str, ...]
+    """Scenes left out for the same reason."""
+    resumed: int
+    """Shards that an earlier, unfinished ingest had written."""
+    fresh: bool
+    """False where the store was complete already and nothing was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """What one worker needs to write one shard."""
+
+    writer: StoreWriter
+    shard: int
+    tiles: tuple[tuple[Scene, Window], ...]
+    index_of: dict[int, int]
+    rule: Nodata
+
+
+def ingest(
+    source: Path,
+    scenes: Sequence[Scene],
+    out: Path,
+    options: Options,
+    *,
+    workers: int = 1,
+    overwrite: bool = False,
+    track: Track = silence,
+) -> Report:
+    """Write a store of all tiles of `scenes`.
+
+    The same call again does nothing where the store is complete, and goes on where it is not.
+
+    Args:
+        source: the folder or file the scenes were found in.
+        scenes: as `find_scenes` yields them; each with labels.
+        out: the store's folder.
+        options: how to cut, pack and label.
+        workers: processes.
+        overwrite: build beside what stands at `out`, and put it in its place once complete.
+        track: shows progress.
+
+    Raises:
+        GlacierError: bad input (nothing is written), or `out` holds something else.
+    """
+    record = source_record(source, scenes, options)
+    target = _target(out, record, overwrite)
+    if target is None:
+        return Report(out, len(Store(out)), 0, (), 0, fresh=False)
+    if unlabelled := [scene.name for scene in scenes if scene.label is None]:
+        raise GlacierError(
+            f"scene {unlabelled[0]}: no labels; expected a label raster or outlines beside the bands, "
+            "or --labels PATH"
+        )
+    with executor(workers) as pool:
+        wanted = needs(columns(scenes), options.dtype)
+        with track("survey", len(scenes)) as done:
+            tasks = [(scene, options.tile_size, options.nodata, wanted) for scene in scenes]
+            surveys = spread(pool, survey, tasks, done)
+        plan = make_plan(scenes, surveys, options)
+        writer = _begin(target, plan, record, options)
+        finished = writer.finished()
+        todo = [i for i in range(len(writer.shards)) if i not in finished]
+        with track("write", len(todo)) as done:
+            spread(pool, write_shard, [(_task(writer, plan, i, options),) for i in todo], done)
+    _commit(writer, plan)
+    if target != out:
+        _swap(target, out)
+    return Report(
+        out,
+        len(plan.tiles),
+        sum(found.empty for found in surveys),
+        tuple(s.name for s, found in zip(scenes, surveys, strict=True) if not found.tiles),
+        len(finished),
+        fresh=True,
+    )
+
+
+def write_shard(task: ShardTask) -> None:
+    """Read, pack and write one shard: the work of one worker."""
+    meta, count = task.writer.meta, len(task.tiles)
+    size, bands = meta.tile_size, meta.bands
+    image = np.empty((count, size, size, len(bands)), meta.dtype)
+    label = np.empty((count, size, size), np.uint8)
+    clipped = 0
+    for i, (reader, window) in enumerate(_opened(task.tiles)):
+        clipped += read_tile(reader, window, bands, task.index_of, task.rule, image[i], label[i])
+    if clipped:
+        raise GlacierError(
+            f"{clipped} pixels changed since the survey; leave the source alone while it is ingested, "
+            "and give the command again with --overwrite"
+        )
+    classes = len(meta.classes)
+    small: dict[str, NDArray[Any]] = {
+        "histogram": np.stack([block_histogram(tile, classes) for tile in label]),
+        "moments": np.stack([moments(tile, bands) for tile in image]),
+        "sample": np.stack([pixel_sample(tile, bands) for tile in image]),
+    }
+    task.writer.write_shard(task.shard, Tiles(image, label), small)
+
+
+def _opened(tiles: Sequence[tuple[Scene, Window]]) -> Iterator[tuple[SceneReader, Window]]:
+    """Each tile with its scene opened; one scene is open at a time."""
+    at = 0
+    while at < len(tiles):
+        scene = tiles[at][0]
+        with SceneReader(scene) as reader:
+            while at < len(tiles) and tiles[at][0] is scene:
+                yield reader, tiles[at][1]
+                at += 1
+
+
+def _task(writer: StoreWriter, plan: Plan, shard: int, options: Options) -> ShardTask:
+    tiles = tuple((plan.scenes[plan.tiles[t][0]], plan.tiles[t][1]) for t in writer.shards[shard])
+    return ShardTask(writer, shard, tiles, plan.class_map.index_of, options.nodata)
+
+
+def _target(out: Path, record: dict[str, Any], overwrite: bool) -> Path | None:
+    """The folder to write in: `out`, or one beside it; None if the store stands there already.
+
+    Raises:
+        GlacierError: `out` holds something that this ingest may not replace.
+    """
+    beside = out.with_name(f".{out.name}.new")
+    if not out.exists():
+        return out
+    if (out / ROOT).is_file():
+        if overwrite:
+            return beside
+        if Store(out).meta.source == record:
+            return None
+        raise GlacierError(
+            f"{out}: a store of another source or with other options stands here; give --overwrite to "
+            "replace it, or another --out"
+        )
+    if (out / UNFINISHED).is_dir():
+        if overwrite:
+            shutil.rmtree(out)
+        return out
+    raise GlacierError(f"{out}: exists and is not a store; choose another --out")
+
+
+def _begin(target: Path, plan: Plan, record: dict[str, Any], options: Options) -> StoreWriter:
+    """The writer of a new store, or of the same one left unfinished.
+
+    Raises:
+        GlacierError: another ingest was left unfinished there.
+    """
+    meta = Meta(
+        tile_size=options.tile_size,
+        dtype=plan.bands[0].dtype,
+        bands=plan.bands,
+        classes=plan.class_map.classes,
+        crs=plan.crs,
+        folds=options.folds,
+        codec=options.codec,
+        created_by=f"glacier {__version__}",
+        source=record,
+    )
+    writer = StoreWriter(target, meta, len(plan.tiles), [scene.name for scene in plan.scenes])
+    note = target / UNFINISHED / "source.json"
+    if note.is_file() and json.loads(note.read_text()) != record:
+        raise GlacierError(
+            f"{target}: holds an unfinished ingest of another source or with other options; give "
+            "--overwrite to replace it, or another --out"
+        )
+    writer.create()
+    note.write_text(json.dumps(record))
+    return writer
+
+
+def _commit(writer: StoreWriter, plan: Plan) -> None:
+    """Gather what the shards left, and make it a store."""
+    every = -(-len(plan.tiles) // PERCENTILE_TILES)
+    kept: dict[str, list[NDArray[Any]]] = {"histogram": [], "moments": [], "sample": []}
+    for small in writer.kept():
+        for name, values in small.items():
+            kept[name].append(values[::every] if name == "sample" else values)
+    whole = {name: np.concatenate(parts) for name, parts in kept.items()}
+    sample = np.moveaxis(whole.pop("sample"), 1, 0).reshape(len(plan.bands), -1)
+    statistics = pool_statistics(whole["moments"], sample)
+    bands = [replace(b, statistics=s) for b, s in zip(plan.bands, statistics, strict=True)]
+    writer.commit(replace(writer.meta, bands=tuple(bands)), {**plan.small_arrays(), **whole})
+
+
+def _swap(new: Path, out: Path) -> None:
+    """Put a complete store in the place of another."""
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old)

@@ -1,0 +1,1 @@
+"""Takes a run and Scenes, yields georeferenced class maps."""

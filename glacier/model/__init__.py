@@ -1,0 +1,1 @@
+"""Takes batches of images, yields class scores; losses and metrics of them."""

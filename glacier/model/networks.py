@@ -1,0 +1,42 @@
+"""Networks by name."""
+
+from collections.abc import Sequence
+
+import segmentation_models_pytorch as smp
+from torch import nn
+
+from glacier.errors import UsageError
+
+
+def network(
+    arch: str, encoder: str, *, bands: int, classes: int, decoder_channels: Sequence[int] = ()
+) -> nn.Module:
+    """A segmentation network: (N, bands, H, W) -> class scores (N, classes, H, W).
+
+    Weights start at random: pretrained ones are made for three bands of 8 bits.
+
+    Args:
+        arch: an architecture of segmentation_models_pytorch, e.g. `unet`; a U-Net has scSE attention.
+        encoder: one of its encoders, e.g. `resnet34`.
+        bands: channels of the image.
+        classes: channels of the scores.
+        decoder_channels: widths of the decoder's five stages; empty for the architecture's own.
+
+    Raises:
+        UsageError: no such architecture or encoder, or widths that do not fit it.
+    """
+    options: dict[str, object] = {}
+    if decoder_channels:
+        options["decoder_channels"] = tuple(decoder_channels)
+    if arch in ("unet", "unetplusplus"):
+        options["decoder_attention_type"] = "scse"
+    try:
+        made: nn.Module = smp.create_model(
+            arch, encoder, encoder_weights=None, in_channels=bands, classes=classes, **options
+        )
+        return made
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"model: arch {arch!r} with encoder {encoder!r} cannot be made ({error}); expected names "
+            "of segmentation_models_pytorch such as unet and resnet34"
+        ) from error

@@ -1,0 +1,1 @@
+"""Takes a store (or anything with `read_into`), yields batches on a device."""

@@ -1,0 +1,54 @@
+"""What the network sees: raw codes unpacked and standardised, no data as the band's mean."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from glacier.store.bands import Band, Statistics
+
+
+class Inputs(nn.Module):
+    """Raw codes -> standardised bands, as the first layer of a network or the last step of a loader.
+
+    Packing, mean and deviation are folded into one multiply-add per band, and kept as buffers, so
+    that exported weights need nothing else to read a raw tile.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    code: Tensor
+    pick: Tensor | None
+
+    def __init__(
+        self,
+        bands: Sequence[Band],
+        statistics: Sequence[Statistics],
+        pick: Sequence[int] | None = None,
+    ) -> None:
+        """Fold statistics into packing.
+
+        Args:
+            bands: those that come out, in order.
+            statistics: of each, physical units.
+            pick: the place of each among the bands that go in; None where the two are the same.
+        """
+        super().__init__()
+        mean = np.nan_to_num([s.mean for s in statistics])
+        std = np.nan_to_num([s.std for s in statistics])
+        std = np.where(std > 0, std, 1.0)
+        scale = np.array([band.scale for band in bands])
+        offset = np.array([band.offset for band in bands])
+        code = [band.nodata for band in bands]
+        self.register_buffer("scale", torch.tensor(scale / std, dtype=torch.float32))
+        self.register_buffer("shift", torch.tensor((offset - mean) / std, dtype=torch.float32))
+        self.register_buffer("code", torch.tensor(code, dtype=torch.float32))
+        self.register_buffer("pick", torch.tensor(pick) if pick else None, persistent=False)
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """Raw codes (N, bands in, H, W) of any dtype -> float32 (N, bands out, H, W), channels_last."""
+        pixels = raw.permute(0, 2, 3, 1)
+        codes = (pixels if self.pick is None else pixels[..., self.pick]).float()
+        missing = (codes == self.code) | codes.isnan()
+        return torch.addcmul(self.shift, codes, self.scale).masked_fill_(missing, 0.0).permute(0, 3, 1, 2)

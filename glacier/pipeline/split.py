@@ -1,0 +1,56 @@
+"""Which tiles a fold trains on and validates on, and the statistics of the former."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glacier.errors import GlacierError, UsageError
+from glacier.store.bands import Statistics
+from glacier.store.footprints import touching
+from glacier.store.reader import Store
+from glacier.store.statistics import pool
+
+Tiles = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The tiles of a store as one fold sees them."""
+
+    train: Tiles
+    val: Tiles
+    left_out: Tiles
+    """Neither: tiles of other folds that touch or overlap one of the fold's own."""
+
+    def tiles(self, name: str) -> Tiles:
+        """The tiles of `train`, `val` or `all`."""
+        if name == "all":
+            return np.sort(np.concatenate((self.train, self.val, self.left_out)))
+        return self.train if name == "train" else self.val
+
+
+def split(store: Store, fold: int) -> Split:
+    """The tiles that train and validate while fold `fold` is held out.
+
+    Raises:
+        UsageError: the store has no such fold.
+        GlacierError: no tile is left to train on, or none to validate on.
+    """
+    if not 0 <= fold < store.meta.folds:
+        raise UsageError(f"train.fold: {fold}, expected 0 to {store.meta.folds - 1} in {store.path}")
+    val = np.flatnonzero(store.fold == fold)
+    near = touching(store, val)
+    others = store.fold != fold
+    train = np.flatnonzero(others & ~near)
+    if not len(train) or not len(val):
+        raise GlacierError(
+            f"{store.path}: fold {fold} leaves {len(train)} tiles to train on and {len(val)} to "
+            f"validate on, of {len(store)}; ingest with fewer --folds or a smaller --tile-size"
+        )
+    return Split(train, val, np.flatnonzero(others & near))
+
+
+def statistics(store: Store, tiles: Tiles) -> list[Statistics]:
+    """Mean and deviation of each band over the valid pixels of `tiles`."""
+    return pool(store.array("moments")[tiles])

@@ -1,0 +1,1 @@
+"""Takes folders of rasters, GLCM and labels; yields Scenes, read by windows."""

@@ -1,0 +1,146 @@
+"""What a file's name and header say: is it a band, a texture or a label, and of which scene."""
+
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from glacier.errors import GlacierError
+from glacier.scenes.bands import CODE, OPTICAL, TERRAIN, THERMAL, canonical, measured, role
+from glacier.scenes.scene import Grid, SourceBand
+
+RASTERS = frozenset({".tif", ".tiff", ".vrt", ".jp2"})
+VECTORS = frozenset({".gpkg", ".shp", ".geojson"})
+LABEL_WORDS = frozenset({"mask", "masks", "gt", "groundtruth", "annotation", "annotations"})
+QUALITY_WORDS = frozenset({"qa", "bqa", "fmask", "radsat"})
+
+_NAMES = "|".join(sorted((*OPTICAL, *THERMAL, *TERRAIN), key=len, reverse=True))
+_BAND_ENDING = re.compile(rf"(?:^|_)({CODE.pattern}|RGB|{_NAMES})$", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a raster's name says of it."""
+
+    path: Path
+    kind: Literal["band", "glcm", "label", "quality"]
+    stem: str
+    """The part that names the scene; empty in a folder that holds one scene."""
+    code: str
+    """The part that names the band or texture; empty where a file holds a whole stack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The files of one scene, before any is opened."""
+
+    name: str
+    bands: tuple[Named, ...]
+    label: Path | None
+    """A label raster or a vector file."""
+
+
+def rasters(folder: Path) -> list[Path]:
+    """Raster files directly in `folder`, in natural order (2 before 10)."""
+    return sorted((f for f in folder.iterdir() if f.suffix.lower() in RASTERS), key=natural)
+
+
+def vectors(folder: Path) -> list[Path]:
+    """Vector files directly in `folder`."""
+    return sorted(f for f in folder.iterdir() if f.suffix.lower() in VECTORS)
+
+
+def natural(path: Path) -> list[tuple[bool, int, str]]:
+    """A sort key under which `B2` comes before `B10`."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in parts if p]
+
+
+def is_label_word(word: str) -> bool:
+    """Whether a part of a name says that the file holds labels (`LabelHand` does)."""
+    return word.lower() in LABEL_WORDS or word.lower().startswith("label")
+
+
+def read_name(path: Path) -> Named:
+    """Take a raster's name apart."""
+    words, folder = path.stem.split("_"), path.parent.name.lower()
+    lower = [word.lower() for word in words]
+    if QUALITY_WORDS & set(lower):
+        return Named(path, "quality", path.stem, "")
+    if is_label_word(folder) or any(map(is_label_word, words)):
+        return Named(path, "label", "_".join(w for w in words if not is_label_word(w)), "")
+    if "glcm" in lower:
+        at = lower.index("glcm")
+        return Named(path, "glcm", "_".join(words[:at]), "_".join(lower[at + 1 :]))
+    if folder == "glcm":
+        return Named(path, "glcm", "_".join(words[:-1]), lower[-1])
+    if folder.startswith("glcm"):
+        return Named(path, "glcm", path.stem, folder.removeprefix("glcm").strip("_-"))
+    if match := _BAND_ENDING.search(path.stem):
+        return Named(path, "band", path.stem[: match.start()], match[1])
+    return Named(path, "band", path.stem, "")
+
+
+def open_raster(path: Path) -> rasterio.DatasetReader:
+    """Open a raster; one that lacks georeferencing is as good as any."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path)
+
+
+def read_bands(file: Named | Path) -> tuple[Grid, list[SourceBand]]:
+    """The grid and bands of one file, named by its band descriptions, else by its name.
+
+    Raises:
+        GlacierError: the file cannot be opened, or its pixels are complex numbers.
+    """
+    named = Named(file, "label", "", "") if isinstance(file, Path) else file
+    try:
+        with open_raster(named.path) as raster:
+            crs = raster.crs.to_wkt() if raster.crs else ""
+            grid = Grid(raster.height, raster.width, raster.transform, crs)
+            described, dtypes, nodata = raster.descriptions, raster.dtypes, raster.nodatavals
+    except RasterioError as error:
+        raise GlacierError(f"{named.path}: cannot be read as a raster ({error})") from error
+    bands = []
+    for i, fallback in enumerate(_codes(named, len(dtypes))):
+        if dtypes[i].startswith("complex"):
+            raise GlacierError(f"{named.path}: pixels are {dtypes[i]}, expected integers or floats")
+        description = described[i] or ""
+        code = fallback if named.code else description or fallback
+        known = role(description.lower()) != "other"
+        name = description.lower() if known else measured(code, named.path.stem)
+        name = name if role(name.lower()) == "other" else name.lower()
+        bands.append(SourceBand(name, code, named.path, i + 1, dtypes[i], nodata[i]))
+    return grid, bands
+
+
+def _codes(named: Named, count: int) -> list[str]:
+    """Band codes by a file's name, for files that describe none."""
+    code = canonical(named.code)
+    if named.kind == "glcm":
+        code = f"glcm_{named.code}".rstrip("_")
+    if code.upper() == "RGB" and count == 3:
+        return ["red", "green", "blue"]
+    if count == 1:
+        return [code or "band"]
+    return [f"{code}_{i}" if code else f"B{i}" for i in range(1, count + 1)]
+
+
+def same_grid(first: Path, grid: Grid, others: Iterable[tuple[Path, Grid]]) -> None:
+    """Hold the rasters of a scene against its first.
+
+    Raises:
+        GlacierError: one that differs, with what was found and expected.
+    """
+    for path, other in others:
+        if difference := other.differs_from(grid):
+            raise GlacierError(
+                f"{path}: {difference} as in {first.name}; resample it onto that grid, or leave it "
+                "out with --bands"
+            )

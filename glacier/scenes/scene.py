@@ -1,0 +1,103 @@
+"""The records of this folder: what a scene consists of and where its pixels lie."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from affine import Affine
+
+from glacier.scenes.bands import Role, role
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The pixels of a scene on the ground."""
+
+    height: int
+    """px"""
+    width: int
+    """px"""
+    transform: Affine
+    """Pixel corner (column, row) -> (x, y) in the CRS's unit."""
+    crs: str
+    """Well-known text; empty where the file names no CRS."""
+
+    def differs_from(self, other: "Grid") -> str | None:
+        """What sets this grid apart, as `found, expected`; None where they are one grid.
+
+        Transforms count as one while no corner moves by more than a hundredth of a pixel: the
+        same grid written by two programs differs in the last digits.
+        """
+        if (self.height, self.width) != (other.height, other.width):
+            return f"{self.height} x {self.width} px, expected {other.height} x {other.width} px"
+        if self.crs != other.crs:
+            return f"CRS {_short(self.crs)}, expected {_short(other.crs)}"
+        moved = ~other.transform @ self.transform
+        corners = ((0, 0), (self.width, 0), (0, self.height), (self.width, self.height))
+        if any(abs(a - b) > 0.01 for c in corners for a, b in zip(moved @ c, c, strict=True)):
+            mine, theirs = (tuple(g.transform)[:6] for g in (self, other))
+            return f"transform {mine}, expected {theirs}"
+        return None
+
+
+def _short(crs: str) -> str:
+    """The name inside a well-known text."""
+    return crs.split('"')[1] if '"' in crs else crs or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A rectangle of a scene, px."""
+
+    row: int
+    column: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceBand:
+    """One band as it lies in a file."""
+
+    name: str
+    code: str
+    """What the source calls it, e.g. `B4` or `Band1`."""
+    path: Path
+    index: int
+    """Band number in the file, from 1."""
+    dtype: str
+    nodata: float | None
+    """The file's no-data value; None where it declares none."""
+
+    @property
+    def role(self) -> Role:
+        """What kind of thing it measures."""
+        return role(self.name)
+
+    def renamed(self, name: str) -> "SourceBand":
+        """The same band under another name."""
+        return replace(self, name=name)
+
+
+@dataclass(frozen=True, slots=True)
+class RasterLabel:
+    """Labels as an integer raster on the scene's grid."""
+
+    path: Path
+    nodata: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class VectorLabel:
+    """Labels as outlines: what lies inside one is glacier, what does not is background."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One georeferenced raster stack as it came."""
+
+    name: str
+    grid: Grid
+    bands: tuple[SourceBand, ...]
+    label: RasterLabel | VectorLabel | None

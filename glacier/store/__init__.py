@@ -1,0 +1,1 @@
+"""The on-disk format: takes arrays of tiles, yields a Zarr store; and reads windows back from it."""

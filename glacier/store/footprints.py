@@ -1,0 +1,42 @@
+"""Where tiles lie on the ground, and which of them touch."""
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from rasterio.warp import transform as reproject
+
+from glacier.store.reader import Store
+
+
+def touching(store: Store, tiles: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which tiles of a store touch or overlap one of `tiles`, themselves included (tile,).
+
+    Squares count half a pixel larger than they are, so that neighbours touch whatever the rounding.
+    """
+    squares = footprints(store)
+    found = np.zeros(len(store), bool)
+    tree = shapely.STRtree(squares)
+    found[tree.query(squares[tiles], predicate="intersects")[1]] = True
+    return found
+
+
+def footprints(store: Store) -> NDArray[np.object_]:
+    """The ground of each tile as a polygon (tile,), grown by half a pixel.
+
+    In the store's CRS if there is one, in degrees if there are several. Scenes without a CRS lie
+    apart from each other and from everything else.
+    """
+    size = store.meta.tile_size
+    low, high = -0.5, size + 0.5
+    corners = np.array([(low, low), (high, low), (high, high), (low, high)])
+    a, b, c, d, e, f = store.array("transform").T[..., None]
+    columns, rows = corners.T
+    points = np.stack((a * columns + b * rows + c, d * columns + e * rows + f), axis=-1)
+    scene = store.array("scene")
+    crs = store.array("scene_crs")[scene]
+    for index, name in enumerate(store.meta.crs if len(store.meta.crs) > 1 else ()):
+        here = crs == index
+        xy = reproject(name, "EPSG:4326", *points[here].reshape(-1, 2).T)
+        points[here] = np.column_stack(xy).reshape(-1, 4, 2)
+    points[crs < 0, :, 0] += 1e9 * (1 + scene[crs < 0, None])
+    return np.asarray(shapely.polygons(points))

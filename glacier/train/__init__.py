@@ -1,0 +1,1 @@
+"""Takes a store and a configuration, yields a run: checkpoints, history, metrics."""

@@ -1,0 +1,180 @@
+"""Training: DDP steps over a loader, validation each epoch, the best weights kept."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler, autocast
+
+from glacier.config import Config
+from glacier.console import Track, silence
+from glacier.errors import GlacierError
+from glacier.model.losses import cross_entropy_dice, soft_counts
+from glacier.model.metrics import Scores, scores
+from glacier.pipeline.feed import Batch
+from glacier.pipeline.inputs import Inputs
+from glacier.pipeline.loader import Loader
+from glacier.pipeline.split import split, statistics
+from glacier.store.reader import Store
+from glacier.train.evaluate import band_places, evaluate_tiles
+from glacier.train.ranks import Ranks
+from glacier.train.report import EpochTable
+from glacier.train.segmenter import Segmenter, Trained, make_segmenter
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What one epoch came to."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    """Mean over its steps."""
+    losses: list[float]
+    """Of each step, over all ranks."""
+    scores: Scores
+    """On the validation fold."""
+    tiles_per_s: float
+    """Windows trained on per second, over all ranks."""
+    wait: float
+    """Share of the training time that rank 0 waited for data."""
+    seconds: float
+    """Training and validation together."""
+
+
+class Trainer:
+    """One training: a segmenter, its optimiser, its data."""
+
+    def __init__(self, config: Config, store: Store, ranks: Ranks) -> None:
+        """Set everything up.
+
+        Raises:
+            UsageError: settings that do not fit the store or the ranks.
+            GlacierError: nothing to train on.
+        """
+        self.config, self.store, self.ranks = config, store, ranks
+        self.tiles = split(store, config.train.fold)
+        names = config.data.bands or store.meta.band_names
+        pick = band_places(store, names)
+        self.bands = tuple(store.meta.bands[i] for i in pick)
+        every = statistics(store, self.tiles.train)
+        self.statistics = tuple(every[i] for i in pick)
+        torch.manual_seed(config.train.seed)
+        inputs = Inputs(self.bands, self.statistics, pick)
+        segmenter = make_segmenter(config, inputs, len(self.bands), store.meta.classes)
+        self.segmenter: Segmenter = segmenter.to(ranks.device)
+        self.parallel = ranks.wrap(self.segmenter)
+        self.optimiser = torch.optim.AdamW(
+            self.segmenter.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay
+        )
+        self.loader = Loader(
+            store,
+            tiles=self.tiles.train,
+            patch=config.data.patch,
+            batch=config.train.batch,
+            augment=config.data.augment,
+            seed=config.data.seed,
+            samples_per_epoch=config.train.samples_per_epoch,
+            rank=ranks.rank,
+            world=ranks.world,
+            device=ranks.device,
+        )
+        half = ranks.device.type == "cuda"
+        self.dtype = torch.float16
+        if half and torch.cuda.is_bf16_supported(including_emulation=False):
+            self.dtype = torch.bfloat16
+        self.autocast = autocast(ranks.device.type, self.dtype, enabled=half)
+        self.scaler = GradScaler(ranks.device.type, enabled=half and self.dtype == torch.float16)
+
+    def step(self, batch: Batch) -> Tensor:
+        """One optimiser step; the loss of the global batch, on the device."""
+        with self.autocast:
+            logits = self.parallel(batch.image)
+        loss = cross_entropy_dice(self.ranks.add_soft(soft_counts(logits, batch.label)))
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(self.scaler.scale(loss * self.ranks.world))
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return loss.detach()
+
+    def epoch(self, number: int, track: Track) -> Epoch:
+        """Train through one epoch, then validate."""
+        start = time.perf_counter()
+        self._train_mode()
+        losses = []
+        with track(f"epoch {number}", len(self.loader)) as done:
+            for batch in self.loader:
+                losses.append(self.step(batch))
+                done()
+        taken = torch.stack(losses).tolist()
+        trained = time.perf_counter() - start
+        self.ranks.agree(self.segmenter)
+        matrix = evaluate_tiles(self.segmenter, self.store, self.tiles.val, self.ranks, track=track)
+        return Epoch(
+            epoch=number,
+            loss=sum(taken) / len(taken),
+            losses=taken,
+            scores=scores(matrix, self.store.meta.class_names),
+            tiles_per_s=len(taken) * self.config.train.batch / trained,
+            wait=self.loader.waited / trained,
+            seconds=time.perf_counter() - start,
+        )
+
+    def _train_mode(self) -> None:
+        self.segmenter.train()
+        if self.config.train.freeze_norm:
+            for module in self.segmenter.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def trained(self, epoch: Epoch) -> Trained:
+        """The weights as they are, with what is needed to use them."""
+        return Trained(
+            config=self.config,
+            bands=self.bands,
+            statistics=self.statistics,
+            classes=self.store.meta.classes,
+            tile_size=self.store.meta.tile_size,
+            epoch=epoch.epoch,
+            mcc=epoch.scores.mcc,
+            weights=self.segmenter.network.state_dict(),
+        )
+
+
+def train(config: Config, store: Store, out: Path, ranks: Ranks, track: Track = silence) -> list[Epoch]:
+    """Train into the new folder `out`: config.toml, history.jsonl and best.pt.
+
+    Raises:
+        UsageError: settings that do not fit.
+        GlacierError: nothing to train on, or the loss is no number.
+    """
+    trainer = Trainer(config, store, ranks)
+    table = EpochTable(store.meta.class_names) if ranks.main else None
+    if ranks.main:
+        out.mkdir(parents=True)
+        (out / "config.toml").write_text(config.to_toml())
+    history: list[Epoch] = []
+    for number in range(1, config.train.epochs + 1):
+        epoch = trainer.epoch(number, track if ranks.main else silence)
+        if not torch.isfinite(torch.tensor(epoch.loss)):
+            raise GlacierError(f"epoch {number}: the loss is {epoch.loss}; try a smaller train.lr")
+        best = max((past.scores.mcc for past in history), default=float("-inf"))
+        history.append(epoch)
+        if ranks.main:
+            if epoch.scores.mcc > best:
+                trainer.trained(epoch).save(out)
+            with (out / "history.jsonl").open("a") as file:
+                file.write(json.dumps(_record(epoch)) + "\n")
+        if table:
+            table.add(epoch, best=epoch.scores.mcc > best)
+    return history
+
+
+def _record(epoch: Epoch) -> dict[str, Any]:
+    record = asdict(epoch)
+    record["scores"] = epoch.scores.to_json()
+    return record
