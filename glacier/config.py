@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from types import GenericAlias
@@ -109,6 +109,10 @@ class Config:
         for setting in settings:
             _set(tables, setting)
         return cls.from_dict(tables, path.name)
+
+    def with_store(self, path: Path) -> Self:
+        """The same, with the store named."""
+        return replace(self, data=replace(self.data, store=str(path)))
 
     def to_dict(self) -> dict[str, Any]:
         """Nested tables of plain values."""

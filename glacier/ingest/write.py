@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 
 from glacier.console import Track, silence
@@ -28,6 +29,10 @@ from glacier.version import __version__
 
 PERCENTILE_TILES = 8192
 """Tiles, evenly spread, whose sampled pixels enter the percentiles."""
+
+
+GDAL_CACHE = 256 * 2**20
+"""Bytes of decoded blocks that GDAL keeps: a row of tiles of a wide scene, read strip by strip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +129,9 @@ def write_shard(task: ShardTask) -> None:
     image = np.empty((count, size, size, len(bands)), meta.dtype)
     label = np.empty((count, size, size), np.uint8)
     clipped = 0
-    for i, (reader, window) in enumerate(_opened(task.tiles)):
-        clipped += read_tile(reader, window, bands, task.index_of, task.rule, image[i], label[i])
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
+        for i, (reader, window) in enumerate(_opened(task.tiles)):
+            clipped += read_tile(reader, window, bands, task.index_of, task.rule, image[i], label[i])
     if clipped:
         raise GlacierError(
             f"{clipped} pixels changed since the survey; leave the source alone while it is ingested, "

@@ -24,7 +24,7 @@ def soft_counts(logits: Tensor, label: Tensor) -> Tensor:
         cross-entropy and number of pixels; all in one vector (3 C + 2,).
     """
     classes = logits.shape[1]
-    logits = logits.float()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = label.long()
     labelled = target != IGNORE
     entropy = functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")

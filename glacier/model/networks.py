@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import segmentation_models_pytorch as smp
+import torch
 from torch import nn
 
 from glacier.errors import UsageError
@@ -34,9 +35,20 @@ def network(
         made: nn.Module = smp.create_model(
             arch, encoder, encoder_weights=None, in_channels=bands, classes=classes, **options
         )
-        return made
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(
             f"model: arch {arch!r} with encoder {encoder!r} cannot be made ({error}); expected names "
             "of segmentation_models_pytorch such as unet and resnet34"
         ) from error
+    _freeze_unused(made, bands)
+    return made
+
+
+def _freeze_unused(net: nn.Module, bands: int) -> None:
+    """Freeze what no score depends on, e.g. an encoder's last layers: DDP would wait for its gradient."""
+    net.eval()
+    net(torch.zeros(1, bands, 128, 128)).sum().backward()
+    for parameter in net.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
+    net.train()

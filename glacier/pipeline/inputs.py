@@ -41,14 +41,14 @@ class Inputs(nn.Module):
         scale = np.array([band.scale for band in bands])
         offset = np.array([band.offset for band in bands])
         code = [band.nodata for band in bands]
-        self.register_buffer("scale", torch.tensor(scale / std, dtype=torch.float32))
-        self.register_buffer("shift", torch.tensor((offset - mean) / std, dtype=torch.float32))
-        self.register_buffer("code", torch.tensor(code, dtype=torch.float32))
+        self.register_buffer("scale", torch.tensor(scale / std, dtype=torch.get_default_dtype()))
+        self.register_buffer("shift", torch.tensor((offset - mean) / std, dtype=torch.get_default_dtype()))
+        self.register_buffer("code", torch.tensor(code, dtype=torch.get_default_dtype()))
         self.register_buffer("pick", torch.tensor(pick) if pick else None, persistent=False)
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Raw codes (N, bands in, H, W) of any dtype -> float32 (N, bands out, H, W), channels_last."""
+        """Raw codes (N, bands in, H, W) of any dtype -> floats (N, bands out, H, W), channels_last."""
         pixels = raw.permute(0, 2, 3, 1)
-        codes = (pixels if self.pick is None else pixels[..., self.pick]).float()
+        codes = (pixels if self.pick is None else pixels[..., self.pick]).to(self.scale.dtype)
         missing = (codes == self.code) | codes.isnan()
         return torch.addcmul(self.shift, codes, self.scale).masked_fill_(missing, 0.0).permute(0, 3, 1, 2)

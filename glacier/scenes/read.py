@@ -17,16 +17,12 @@ from glacier.scenes.files import open_raster
 from glacier.scenes.outlines import read_outlines
 from glacier.scenes.scene import RasterLabel, Scene, SourceBand, Window
 
-GDAL_CACHE = 256 * 2**20
-"""Bytes of decoded blocks that GDAL keeps: a row of tiles of a wide scene, read strip by strip."""
-
-
 Nodata = Literal["all", "any"]
 """A pixel lacks data where `all` its optical bands do, or where `any` does."""
 
 
 class SceneReader:
-    """An opened scene. Use it as a context manager; one thread at a time."""
+    """An opened scene. Use it as a context manager; any thread may read, one at a time."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
@@ -39,7 +35,6 @@ class SceneReader:
         )
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE))
         return self
 
     def __exit__(
@@ -93,7 +88,8 @@ class SceneReader:
         here = rasterio.windows.Window(window.column, window.row, window.width, window.height)
         try:
             if path not in self._files:
-                self._files[path] = self._stack.enter_context(open_raster(Path(path)))
+                self._files[path] = open_raster(Path(path))
+                self._stack.callback(self._files[path].close)
             pixels: NDArray[np.generic] = self._files[path].read(numbers, window=here)
         except RasterioError as error:
             raise GlacierError(

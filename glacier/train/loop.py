@@ -155,7 +155,7 @@ def train(config: Config, store: Store, out: Path, ranks: Ranks, track: Track = 
     trainer = Trainer(config, store, ranks)
     table = EpochTable(store.meta.class_names) if ranks.main else None
     if ranks.main:
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
         (out / "config.toml").write_text(config.to_toml())
     history: list[Epoch] = []
     for number in range(1, config.train.epochs + 1):

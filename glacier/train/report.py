@@ -3,6 +3,7 @@
 from math import isnan
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from glacier.console import out
@@ -49,10 +50,9 @@ def number(value: float) -> str:
 
 def score_table(rated: Scores, title: str) -> Table:
     """Scores per class, and over all."""
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
     table.caption = (
-        f"MCC {number(rated.mcc)}   mean IoU {number(rated.mean_iou)}   "
-        f"over {rated.pixels:,} labelled pixels"
+        f"MCC {number(rated.mcc)}, mean IoU {number(rated.mean_iou)}\n{rated.pixels:,} labelled pixels"
     )
     for head in ("class", "IoU", "precision", "recall", "F1"):
         table.add_column(head, justify="left" if head == "class" else "right")

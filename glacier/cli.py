@@ -1,0 +1,203 @@
+"""The command line. Each command imports what it needs when it runs, so that `--help` is quick."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from glacier.errors import GlacierError
+from glacier.version import __version__
+
+if TYPE_CHECKING:
+    from glacier.scenes.scene import Scene
+
+PATH = click.Path(path_type=Path)
+
+
+class OneLine(click.Group):
+    """A group of commands whose errors are one line each."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn what the user can mend into one line and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except GlacierError as error:
+            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(
+    cls=OneLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="glacier")
+def main() -> None:
+    """From GeoTIFF bands to glacier maps.
+
+    \b
+      glacier ingest hkh/                         writes hkh.zarr
+      torchrun --nproc_per_node 2 cli.py train    trains on it
+      glacier predict RUN SCENES OUT              maps what it learnt
+    """  # noqa: D301
+
+
+@main.command()
+@click.argument("out", type=PATH, default=Path("demo"))
+def demo(out: Path) -> None:
+    """Everything in one go on synthetic mountains, into OUT (default: demo).
+
+    Made are scenes, a store, a trained run, a map and a picture. It takes minutes on two cores.
+    """
+    from glacier.demo import run_demo
+
+    run_demo(out)
+
+
+@main.command()
+@click.argument("out", type=PATH)
+@click.option("--layout", type=click.Choice(["bands", "scenes"]), default="bands", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--count", type=click.IntRange(1), default=25, show_default=True, help="Tiles, or scenes.")
+@click.option("--size", type=int, default=512, show_default=True, help="Side of each, px.")
+def synth(out: Path, layout: str, seed: int, count: int, size: int) -> None:
+    """Write synthetic mountain scenes to the new folder OUT: bands, GLCM and labels."""
+    from glacier import console
+    from glacier.synth.write import write_synthetic
+
+    files = write_synthetic(out, layout=layout, seed=seed, count=count, size=size)  # type: ignore[arg-type]
+    console.note(f"{out}: {files} GeoTIFFs; ingest them with `glacier ingest {out}`")
+
+
+@main.command()
+@click.argument("source", type=PATH)
+@click.option("--out", type=PATH, help="The store; default SOURCE's name with .zarr, here.")
+@click.option("--layout", type=click.Choice(["auto", "bands", "scenes"]), default="auto", show_default=True)
+@click.option("--labels", type=PATH, help="Folder of label rasters, or a vector file of outlines.")
+@click.option("--classes", default="", help="Meaning of label values: 0=background,85=glacier,-1=ignore.")
+@click.option("--bands", default="", help="Bands to take, and their names: B2=blue,B6=swir1.")
+@click.option("--tile-size", default=512, show_default=True, help="px, a multiple of 32.")
+@click.option("--dtype", type=click.Choice(["auto", "int16", "float32"]), default="auto", show_default=True)
+@click.option("--codec", type=click.Choice(["lz4", "zstd"]), default="lz4", show_default=True)
+@click.option("--folds", default=5, show_default=True, help="Spatial folds for cross-validation.")
+@click.option("--nodata", type=click.Choice(["all", "any"]), default="all", show_default=True,
+              help="Ignore pixels where all optical bands lack data, or where any does.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), help="Processes; default one per core.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace another store at OUT once the new one is complete."
+)
+def ingest(
+    source: Path, out: Path | None, layout: str, labels: Path | None, workers: int | None,
+    overwrite: bool, bands: str, **options: Any,
+) -> None:  # fmt: skip
+    """Build a tile store from the scenes in SOURCE."""
+    from glacier import console
+    from glacier.ingest.plan import Options
+    from glacier.ingest.write import ingest as write_store
+    from glacier.scenes.bands import parse_selection
+    from glacier.scenes.layouts import find_scenes
+
+    settings = Options(bands=bands, **options)
+    target = out or Path(f"{source.resolve().name}.zarr")
+    scenes = find_scenes(source, layout=layout, labels=labels, bands=parse_selection(bands))  # type: ignore[arg-type]
+    console.note(_found(scenes))
+    report = write_store(
+        source, scenes, target, settings,
+        workers=workers or len(os.sched_getaffinity(0)), overwrite=overwrite, track=console.bar,
+    )  # fmt: skip
+    if not report.fresh:
+        console.note(f"{target}: complete already, {report.tiles} tiles; nothing to do")
+        return
+    for name in report.empty_scenes[:10]:
+        console.warn(f"scene {name}: all its pixels are no data; skipped")
+    if len(report.empty_scenes) > 1:
+        console.warn(f"{len(report.empty_scenes)} scenes without data were skipped")
+    left = f", {report.empty_tiles} without data left out" if report.empty_tiles else ""
+    again = f"; {report.resumed} shards were written before" if report.resumed else ""
+    console.note(f"{target}: {report.tiles} tiles of {settings.tile_size} px{left}{again}")
+
+
+def _found(scenes: "list[Scene]") -> str:
+    """What a source holds, in a line."""
+    first = scenes[0]
+    bands = ", ".join(
+        band.name if band.name == band.code else f"{band.name} ({band.code})" for band in first.bands
+    )
+    label = type(first.label).__name__.removesuffix("Label").lower() if first.label else "no"
+    many = f"{len(scenes)} scenes" if len(scenes) > 1 else f"one scene, {first.name}"
+    return f"{many}; {len(first.bands)} bands: {bands}; {label} labels"
+
+
+@main.command()
+@click.argument("store", type=PATH, required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--png", type=PATH, help="Draw a contact sheet of tiles and labels.")
+def inspect(store: Path | None, as_json: bool, png: Path | None) -> None:
+    """Say what is in STORE: bands, classes, how much of each."""
+    from glacier import console
+    from glacier.inspect import contact_sheet, summarise
+    from glacier.store.reader import Store, only_store
+
+    summary = summarise(Store(store or only_store(Path())))
+    if as_json:
+        click.echo(json.dumps(summary.to_json()))
+    else:
+        for table in summary.tables():
+            console.out.print(table)
+    if png:
+        contact_sheet(summary, png)
+        console.note(f"{png}: contact sheet")
+
+
+@main.command()
+@click.option("--config", type=PATH, help="TOML; default: HKH pretraining with CUDA, else the demo's.")
+@click.option("--store", type=PATH, help="Default: the only *.zarr here.")
+@click.option("--out", type=PATH, help="The run; default: a new folder runs/STORE-N.")
+@click.option("--fold", type=click.IntRange(0), help="The fold held out for validation.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="e.g. train.epochs=10")
+def train(
+    config: Path | None, store: Path | None, out: Path | None, fold: int | None, settings: tuple[str, ...]
+) -> None:
+    """Train a network on a store; under torchrun, on every rank."""
+    from glacier.train.start import start_training
+
+    start_training(config, store, out, fold, settings)
+
+
+@main.command()
+@click.argument("run", type=PATH, required=False)
+@click.option("--store", type=PATH, help="Default: the one trained on, else the only *.zarr here.")
+@click.option("--split", type=click.Choice(["val", "train", "all"]), default="val", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def evaluate(run: Path | None, store: Path | None, split: str, as_json: bool) -> None:
+    """Score RUN (default: the newest) on the labelled pixels of a store's tiles."""
+    from glacier import console
+    from glacier.store.reader import Store, only_store
+    from glacier.train.evaluate import evaluate_run
+    from glacier.train.ranks import join_ranks
+    from glacier.train.report import score_table
+    from glacier.train.segmenter import load_run
+    from glacier.train.start import newest_run
+
+    folder = run or newest_run()
+    trained = load_run(folder)
+    own = Path(trained.config.data.store)
+    opened = Store(store or (own if own.is_dir() and own.name else only_store(Path())))
+    with join_ranks() as ranks:
+        rated = evaluate_run(trained, opened, split, ranks, console.bar)
+    if as_json:
+        click.echo(json.dumps({**rated.to_json(), "pixels": "labelled", "split": split}))
+    else:
+        console.out.print(score_table(rated, f"{folder} on {opened.path.name}, {split} tiles"))
+
+
+@main.command()
+@click.argument("run", type=PATH)
+@click.argument("source", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--layout", type=click.Choice(["auto", "bands", "scenes"]), default="auto", show_default=True)
+def predict(run: Path, source: Path, out: Path, layout: str) -> None:
+    """Map the scenes in SOURCE with RUN: a GeoTIFF of classes per scene, in the new folder OUT."""
+    from glacier.maps.command import predict_all
+
+    predict_all(run, source, out, layout)  # type: ignore[arg-type]

@@ -1,0 +1,92 @@
+"""`glacier demo`: the whole job on synthetic mountains, from GeoTIFFs to a map, in minutes."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import rasterio
+
+from glacier import console
+from glacier.classes import IGNORE
+from glacier.config import shipped
+from glacier.errors import GlacierError
+from glacier.ingest.plan import Options
+from glacier.ingest.write import ingest
+from glacier.inspect import contact_sheet, stretches, summarise
+from glacier.maps.command import predict_all
+from glacier.pictures import class_colours, false_colour, sheet
+from glacier.scenes.layouts import find_scenes
+from glacier.store.reader import Store
+from glacier.synth.write import write_synthetic
+from glacier.train.evaluate import evaluate_run
+from glacier.train.ranks import join_ranks
+from glacier.train.report import score_table
+from glacier.train.segmenter import Trained, load_run
+from glacier.train.start import start_training
+
+TILE = 128
+"""px: four tiles per synthetic file, so that folds have room for the tiles left out between them."""
+
+
+def run_demo(out: Path) -> None:
+    """Make scenes, a store, a run, a map and a picture in the new folder `out`.
+
+    Raises:
+        GlacierError: `out` exists.
+    """
+    if out.exists():
+        raise GlacierError(f"{out}: exists; give a new folder, as in `glacier demo {out}2`")
+    start = time.perf_counter()
+    bands, fresh = out / "mountains", out / "unseen"
+    console.note("1/5 synth: 25 tiles to learn from, and one scene never to be seen in training")
+    write_synthetic(bands, layout="bands", seed=3, count=25, size=256)
+    write_synthetic(fresh, layout="scenes", seed=11, count=1, size=512)
+    console.note("2/5 ingest")
+    path = out / "mountains.zarr"
+    workers = len(os.sched_getaffinity(0))
+    ingest(bands, find_scenes(bands), path, Options(tile_size=TILE), workers=workers, track=console.bar)
+    store = Store(path)
+    summary = summarise(store)
+    contact_sheet(summary, out / "tiles.png")
+    for table in summary.tables():
+        console.out.print(table)
+    console.note("3/5 train")
+    run = start_training(shipped("demo"), path, out / "run", None)
+    console.note("4/5 evaluate")
+    trained = load_run(run)
+    with join_ranks() as ranks:
+        rated = evaluate_run(trained, store, "val", ranks, console.bar)
+    console.note("5/5 predict")
+    (mapped,) = predict_all(run, fresh, out / "maps")
+    picture = out / "demo.png"
+    _draw(picture, fresh, mapped, store, trained)
+    console.out.print(score_table(rated, f"held-out tiles of {path.name}"))
+    console.note(f"tiles: {out / 'tiles.png'}\nmap: {mapped}")
+    console.out.print(f"picture: {picture}", highlight=False, soft_wrap=True)
+    console.note(f"{time.perf_counter() - start:.0f} s in all")
+
+
+def _draw(picture: Path, source: Path, mapped: Path, store: Store, trained: Trained) -> None:
+    """Image, label and prediction of the unseen scene, side by side."""
+    (scene,) = find_scenes(source)
+    pixels = []
+    for band in scene.bands:
+        with rasterio.open(band.path) as file:
+            pixels.append(file.read(band.index, masked=True).astype(np.float64).filled(np.nan))
+    index = np.full(256, IGNORE, np.uint8)
+    index[[c.value for c in trained.classes]] = range(len(trained.classes))
+    with rasterio.open(mapped) as file:
+        found = index[file.read(1)]
+    with rasterio.open(next(source.rglob("*_label.tif"))) as file:
+        label = np.where(found == IGNORE, IGNORE, index[file.read(1)])
+    image = false_colour(np.stack(pixels, axis=-1), stretches(store.meta.bands))
+    agree = (found == label)[label != IGNORE].mean()
+    sheet(
+        picture,
+        [[image, class_colours(label, trained.classes), class_colours(found, trained.classes)]],
+        title="glacier demo: a synthetic scene the network has never seen",
+        lines=[f"{100 * agree:.1f} % of its pixels are mapped to their class; dark grey is no data"],
+        legend=[(c, "") for c in trained.classes],
+        heads=["swir1, red, blue", "label", "prediction"],
+    )
