@@ -9,6 +9,8 @@ from pathlib import Path
 from types import GenericAlias
 from typing import Any, Self, get_args, get_origin
 
+import tomli_w
+
 from glacier.errors import UsageError
 
 
@@ -120,10 +122,7 @@ class Config:
 
     def to_toml(self) -> str:
         """The same, as TOML."""
-        lines = []
-        for name, table in self.to_dict().items():
-            lines += [f"[{name}]", *(f"{key} = {_toml(v)}" for key, v in table.items()), ""]
-        return "\n".join(lines)
+        return tomli_w.dumps(self.to_dict())
 
 
 def shipped(name: str) -> Path:
@@ -175,13 +174,3 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 def _at_least(key: str, value: float, least: float) -> None:
     if value < least:
         raise UsageError(f"{key}: {value}, expected at least {least}")
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return repr(value)

@@ -72,7 +72,7 @@ def _declared(column: Sequence[SourceBand]) -> int | None:
     """The no-data value that every scene declares for an integer band, if a pixel can take it."""
     values = {band.nodata for band in column}
     value = values.pop() if len(values) == 1 else None
-    if value is None or not float(value).is_integer():
+    if value is None or not float(value).is_integer() or _one_dtype(column) not in _BY_DTYPE:
         return None
     info = np.iinfo(column[0].dtype)
     return int(value) if info.min <= value <= info.max else None
@@ -108,8 +108,15 @@ def _from_range(band: SourceBand, found: Range) -> Band:
     if found.integral and high - low <= LEVELS:
         fits = low >= -32767 and high <= 32767
         return _band(band, "int16", nodata=LOWEST, offset=0.0 if fits else low + 32767)
-    scale = (high - low) / LEVELS
-    return _band(band, "int16", nodata=LOWEST, scale=scale, offset=(low + high) / 2, bound=scale / 2)
+    scale = (high - low) / LEVELS or 1.0
+    return _band(
+        band,
+        "int16",
+        nodata=LOWEST,
+        scale=scale,
+        offset=(low + high) / 2,
+        bound=scale / 2 if high > low else 0.0,
+    )
 
 
 def _band(

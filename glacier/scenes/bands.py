@@ -94,12 +94,12 @@ def measured(code: str, stem: str) -> str:
     return canonical(code)
 
 
-def spectral_order(name: str) -> int:
-    """Where a band of this name stands: by wavelength, then thermal, terrain, unknown, texture."""
+def spectral_order(name: str) -> tuple[int, str]:
+    """A sort key: wavelength, then thermal, terrain, unknown (as they come), texture by name."""
     known = (*OPTICAL, *THERMAL, *TERRAIN)
     if name in known:
-        return known.index(name)
-    return len(known) + (role(name) == "texture")
+        return known.index(name), ""
+    return (len(known) + 1, name) if role(name) == "texture" else (len(known), "")
 
 
 Selection = Mapping[str, tuple[str, ...]]

@@ -91,7 +91,9 @@ class StoreWriter:
         shutil.rmtree(self.path / UNFINISHED)
 
     def _open(self, name: str) -> Any:
-        return zarr.open_array(LocalStore(self.path / name), mode="r+", config={"write_empty_chunks": True})
+        """An array for writing; chunks that hold the fill value only are written like any other."""
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            return zarr.open_array(LocalStore(self.path / name), mode="r+")
 
 
 def _create(store: LocalStore, spec: ArraySpec, codec: Codec) -> None:

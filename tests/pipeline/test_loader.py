@@ -1,0 +1,166 @@
+"""Batches as a training loop gets them."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import glacier
+from glacier.errors import GlacierError, UsageError
+from glacier.pipeline import feed as feed_module
+from glacier.pipeline.augment import matrices
+from glacier.pipeline.buffer import Buffer
+from glacier.pipeline.loader import Loader, tile_feed
+from glacier.pipeline.reference import reference_graph
+from glacier.pipeline.split import split, statistics
+
+
+@pytest.fixture(params=["dali", "numpy"])
+def backend(request, monkeypatch):
+    if request.param == "numpy":
+        monkeypatch.setattr(feed_module, "find_spec", lambda name: None)
+    return request.param
+
+
+def raw_loader(store, **options):
+    settings = {"tiles": np.arange(len(store)), "patch": 32, "batch": 6, "seed": 4} | options
+    return Loader(store, **settings)
+
+
+def threads():
+    return {t.name for t in threading.enumerate() if t.name == "glacier-feed"}
+
+
+def test_every_sample_equals_a_direct_read(store, backend):
+    loader = raw_loader(store, samples_per_epoch=60)
+    seen = []
+    for batch in loader:
+        expected = Buffer.empty(6, 32, 7, "int16")
+        store.read_into(batch.samples, expected)
+        expected = reference_graph(expected, matrices(batch.samples, "d4", 32))
+        assert batch.image.shape == (6, 7, 32, 32)
+        assert batch.image.is_contiguous(memory_format=torch.channels_last)
+        np.testing.assert_array_equal(batch.image.permute(0, 2, 3, 1).numpy(), expected.image)
+        np.testing.assert_array_equal(batch.label.numpy(), expected.label)
+        seen.append((batch.image, batch.image.clone()))
+    assert len(seen) == len(loader) == 10
+    assert all(torch.equal(held, then) for held, then in seen), "a batch changed after it was yielded"
+    assert not threads()
+
+
+def test_ranks_share_the_batches_of_one(store):
+    whole = [b.samples for b in raw_loader(store)]
+    parts = [[b.samples for b in raw_loader(store, rank=r, world=3)] for r in range(3)]
+    assert [len(p) for p in parts] == [len(whole)] * 3
+    for step, expected in enumerate(whole):
+        np.testing.assert_array_equal(np.concatenate([p[step] for p in parts]), expected)
+
+
+def test_each_epoch_has_its_own_order(store):
+    loader = raw_loader(store)
+    first, second = ([b.samples.tobytes() for b in loader] for _ in range(2))
+    assert first != second
+    again = raw_loader(store)
+    assert [b.samples.tobytes() for b in again] == first
+
+
+def test_leaving_a_loop_early_leaves_no_thread(store):
+    for _ in raw_loader(store):
+        break
+    assert not threads()
+
+
+def test_an_error_in_the_reading_thread_reaches_the_loop(store):
+    class Broken:
+        def __getattr__(self, name):
+            return getattr(store, name)
+
+        def __len__(self):
+            return len(store)
+
+        def read_into(self, samples, out):
+            raise GlacierError("store: tile 7 cannot be decoded")
+
+    with pytest.raises(GlacierError, match="tile 7"):
+        list(raw_loader(Broken()))
+    assert not threads()
+
+
+def test_waiting_is_counted(store):
+    loader = raw_loader(store)
+    list(loader)
+    assert loader.waited > 0
+
+
+def test_whole_tiles_come_once_each_in_order(store, backend):
+    tiles = np.array([5, 1, 30, 2, 9])
+    batches = list(tile_feed(store, tiles, batch=2, device="cpu"))
+    assert [len(b.samples) for b in batches] == [2, 2, 1]
+    assert np.concatenate([b.samples["tile"] for b in batches]).tolist() == tiles.tolist()
+    for batch in batches:
+        for sample, image, label in zip(batch.samples, batch.image, batch.label, strict=True):
+            np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), store.image(int(sample["tile"])))
+            np.testing.assert_array_equal(label.numpy(), store.label(int(sample["tile"])))
+
+
+def test_four_lines_of_python(store):
+    opened = glacier.open(store.path)
+    seen = 0
+    for batch in glacier.loader(opened, batch=4, patch=32):
+        assert batch.image.dtype == torch.float32
+        assert torch.isfinite(batch.image).all()
+        seen += len(batch.label)
+    assert seen > 0
+
+
+def test_on_batch_is_called_with_each_batch(store):
+    shapes = list(glacier.loader(store, batch=4, on_batch=lambda batch: tuple(batch.image.shape)))
+    assert set(shapes) == {(4, 7, 64, 64)}
+
+
+def test_standardised_bands_have_mean_nought_and_deviation_one(store):
+    """Over one pass of the training tiles, uniformly."""
+    loader = glacier.loader(store, batch=1, augment="none", samples_per_epoch=10**6)
+    tiles = split(store, 0).train
+    loader.steps = len(tiles)
+    images = torch.cat([b.image for b in loader])
+    assert len(images) == len(tiles)
+    mean, std = images.mean(dim=(0, 2, 3)), images.std(dim=(0, 2, 3))
+    assert mean.abs().max() < 0.02
+    assert (std - 1).abs().max() < 0.06  # no data stands at the mean
+
+
+def test_training_tiles_keep_away_from_the_fold(store):
+    for fold in range(store.meta.folds):
+        parts = split(store, fold)
+        assert set(store.fold[parts.val].tolist()) == {fold}
+        assert len(parts.train) + len(parts.val) + len(parts.left_out) == len(store)
+        corners = store.array("transform")[:, [2, 5]] / (30 * 64)
+        gaps = np.abs(corners[parts.train][:, None] - corners[parts.val][None]).max(axis=-1)
+        assert gaps.min() > 1.5, "a training tile touches one of the fold"
+        assert sorted(parts.tiles("all").tolist()) == list(range(len(store)))
+
+
+def test_training_statistics_are_those_of_the_training_tiles(store):
+    parts = split(store, 1)
+    found = statistics(store, parts.train)
+    pixels = np.concatenate([store.image(t)[..., 0].ravel() for t in parts.train])
+    values = store.meta.bands[0].unpack(pixels)
+    np.testing.assert_allclose(
+        [found[0].mean, found[0].std], [np.nanmean(values), np.nanstd(values)], rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"fold": 9}, UsageError, "train.fold: 9, expected 0 to 4"),
+        ({"batch": 3, "world": 2}, UsageError, "3 samples cannot be shared evenly by 2 ranks"),
+        ({"patch": 50}, UsageError, "data.patch: 50 px"),
+        ({"augment": "mirror"}, UsageError, "data.augment: 'mirror'"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(store, options, error, words):
+    with pytest.raises(error, match=words):
+        glacier.loader(store, **{"batch": 4} | options)

@@ -1,0 +1,67 @@
+import numpy as np
+import pyogrio
+import pytest
+import shapely
+from rasterio.features import geometry_mask
+from rasterio.warp import transform_geom
+
+from glacier.errors import GlacierError
+from glacier.scenes.outlines import read_outlines
+from glacier.scenes.scene import Window
+from tests.helpers import NORTH_UP
+
+CRS = "EPSG:32645"
+
+
+def write_outlines(path, polygons, crs):
+    pyogrio.raw.write(
+        path, shapely.to_wkb(np.array(polygons, object)), [], [], geometry_type="Polygon", crs=crs
+    )
+    return path
+
+
+def test_outlines_in_degrees_burn_like_an_independent_rasterisation(tmp_path):
+    there = [shapely.Point(500900, 3099300).buffer(400), shapely.box(501500, 3098600, 501833, 3098911)]
+    degrees = [shapely.geometry.shape(transform_geom(CRS, "EPSG:4326", p.__geo_interface__)) for p in there]
+    path = write_outlines(tmp_path / "o.gpkg", degrees, "EPSG:4326")
+    burnt = read_outlines(path, CRS).burn(NORTH_UP, Window(0, 0, 64, 80))
+    expected = geometry_mask(there, (64, 80), NORTH_UP, invert=True)
+    np.testing.assert_array_equal(burnt, expected)
+    assert 0 < burnt.sum() < burnt.size
+
+
+def test_windows_burn_as_the_whole(tmp_path):
+    path = write_outlines(tmp_path / "o.gpkg", [shapely.Point(501000, 3099000).buffer(700)], CRS)
+    outlines = read_outlines(path, CRS)
+    whole = outlines.burn(NORTH_UP, Window(0, 0, 64, 64))
+    for row in range(0, 64, 16):
+        for column in range(0, 64, 32):
+            part = outlines.burn(NORTH_UP, Window(row, column, 16, 32))
+            np.testing.assert_array_equal(part, whole[row : row + 16, column : column + 32])
+
+
+def test_a_window_away_from_every_outline_is_background(tmp_path):
+    path = write_outlines(tmp_path / "o.gpkg", [shapely.box(0, 0, 1, 1)], CRS)
+    assert not read_outlines(path, CRS).burn(NORTH_UP, Window(0, 0, 8, 8)).any()
+
+
+@pytest.mark.parametrize(
+    ("polygons", "crs", "scene", "words"),
+    [
+        ([shapely.Point(0, 0)], CRS, CRS, "holds no polygon"),
+        ([shapely.box(0, 0, 1, 1)], CRS, "", "the scene names no CRS"),
+    ],
+)
+def test_what_cannot_be_burnt_is_named(tmp_path, polygons, crs, scene, words):
+    path = tmp_path / "o.geojson"
+    kind = polygons[0].geom_type
+    pyogrio.raw.write(path, shapely.to_wkb(np.array(polygons, object)), [], [], geometry_type=kind, crs=crs)
+    with pytest.raises(GlacierError, match=words):
+        read_outlines(path, scene)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "o.gpkg"
+    path.write_bytes(b"nothing")
+    with pytest.raises(GlacierError, match=r"o.gpkg: cannot be read as a vector file"):
+        read_outlines(path, CRS)

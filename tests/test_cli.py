@@ -1,0 +1,191 @@
+"""The command line as its users meet it: what works, and every error as one line and nothing written."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from glacier.cli import main
+from glacier.errors import GlacierError
+from tests.helpers import NORTH_UP, write_raster, write_scene
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """Run a command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        result = CliRunner().invoke(main, [str(word) for word in words])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+def one_line(result, code):
+    """The error's text, once it is sure that it is one line with the right exit code."""
+    assert result.exit_code == code, result.output
+    lines = result.stderr.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert sum(line.startswith("error: ") for line in lines) == 1
+    assert "Traceback" not in result.output
+    return lines[-1]
+
+
+def test_from_scenes_to_a_map(call, tmp_path, store):
+    call("synth", "hills", "--count", 4, "--size", 128, "--seed", 5)
+    assert "16 tiles of 64 px" in call("ingest", "hills", "--tile-size", 64, "--workers", 1).stderr
+    assert "complete already" in call("ingest", "hills", "--tile-size", 64, "--workers", 1).stderr
+    small = ("--set", "train.epochs=1", "--set", "data.patch=32", "--set", "train.samples_per_epoch=16")
+    trained = call("train", *small)
+    assert "hills.zarr: 16 tiles; the demo settings; 1 x cpu" in trained.stderr
+    assert (tmp_path / "runs" / "hills-1" / "best.pt").is_file()
+    record = json.loads(call("evaluate", "--json").stdout)
+    assert {"mcc", "mean_iou", "pixels", "classes"} <= set(record)
+    assert record["pixels"] == "labelled"
+    assert set(record["classes"]["debris"]) == {"iou", "precision", "recall", "f1"}
+    assert "glacier" in call("evaluate", "runs/hills-1", "--split", "all").stdout
+    call("predict", "runs/hills-1", "hills", "maps")
+    assert len(list((tmp_path / "maps").glob("*.tif"))) == 4
+    call("train", *small, "--fold", 1)
+    assert (tmp_path / "runs" / "hills-2" / "best.pt").is_file()
+
+
+def test_inspect_as_json_table_and_picture(call, store, tmp_path):
+    record = json.loads(call("inspect", store.path, "--json").stdout)
+    assert record["tiles"] == 36
+    assert (record["tile_size"], record["dtype"], record["bands"][0]) == (64, "int16", "blue")
+    assert record["classes"] == ["background", "glacier", "debris", "lake"]
+    assert sum(record["mix"].values()) == pytest.approx(1)
+    assert sum(record["folds"]) == 36
+    labels = np.concatenate([store.label(t).ravel() for t in range(36)])
+    assert record["mix"]["debris"] == pytest.approx((labels == 2).sum() / (labels != 255).sum())
+    assert "glcm_homogeneity" in call("inspect", store.path).stdout
+    call("inspect", store.path, "--png", "sheet.png")
+    picture = np.asarray(Image.open(tmp_path / "sheet.png"))
+    for cls in store.meta.classes[:3]:
+        colour = np.frombuffer(bytes.fromhex(cls.colour[1:]), np.uint8)
+        assert (picture == colour).all(axis=-1).sum() > 500
+
+
+@pytest.fixture
+def scene(tmp_path):
+    return write_scene(tmp_path / "in", "s", size=64)
+
+
+def grid_break(folder, **options):
+    write_raster(folder / "s_B4.tif", np.ones((64, 64), np.uint16), **options)
+
+
+CLASSES = ("--classes", "0=a,1=b", "--tile-size", 32, "--workers", 1)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "code"),
+    [
+        (lambda f: shutil.rmtree(f), "in: no such file or folder", 1),
+        (lambda f: [x.unlink() for x in f.iterdir()], "no raster of bands", 1),
+        (lambda f: (f / "s_label.tif").unlink(), "scene s: no labels", 1),
+        (lambda f: write_raster(f / "s_B4.tif", np.ones((64, 63), np.uint16)), "64 x 63 px, expected", 1),
+        (lambda f: grid_break(f, crs="EPSG:4326"), "CRS WGS 84, expected", 1),
+        (lambda f: grid_break(f, transform=NORTH_UP @ NORTH_UP.translation(1, 0)), "transform", 1),
+        (lambda f: write_raster(f / "s_label.tif", np.full((64, 64), 9, np.uint8)), "value 9 has no class", 1),
+        (lambda f: write_raster(f / "s.tif", np.zeros((2, 64, 64), np.uint16), nodata=0), "no data", 1),
+        (lambda f: (f / "s.tif").write_bytes(b"junk"), "cannot be read as a raster", 1),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_nothing_is_written(call, scene, tmp_path, spoil, words, code):
+    spoil(scene)
+    assert words in one_line(call("ingest", "in", *CLASSES), code)
+    assert not list(tmp_path.glob("*.zarr"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--classes", "0=a"), "--classes: 1 classes"),
+        (("--tile-size", 33), "--tile-size: 33, expected a multiple of 32"),
+        (("--bands", "B9"), "no band B9"),
+        ((), "labels hold the values 0, 1; say what they mean with --classes"),
+    ],
+)
+def test_wrong_usage_exits_2_and_nothing_is_written(call, scene, tmp_path, words, message):
+    assert message in one_line(call("ingest", "in", "--workers", 1, *words), 2)
+    assert not list(tmp_path.glob("*.zarr"))
+
+
+def test_a_missing_band_file_for_one_tile(call, tmp_path):
+    for name in ("Band1/a_01", "Band1/a_02", "Band2/a_01"):
+        write_raster(tmp_path / "in" / f"{name}.tif", np.ones((32, 32), np.uint16))
+    assert "Band2: no file for tile 02" in one_line(call("ingest", "in"), 1)
+
+
+def test_a_scene_without_data_is_skipped_with_a_warning(call, scene):
+    write_raster(scene / "e.tif", np.zeros((2, 64, 64), np.uint16), nodata=0, names=("red", "nir"))
+    write_raster(scene / "e_label.tif", np.zeros((64, 64), np.uint8))
+    result = call("ingest", "in", *CLASSES)
+    assert result.exit_code == 0
+    assert "warning: scene e: all its pixels are no data; skipped" in result.stderr
+
+
+def test_another_store_is_not_overwritten_unasked(call, scene):
+    call("ingest", "in", *CLASSES)
+    assert "--overwrite" in one_line(call("ingest", "in", *CLASSES, "--folds", 3), 1)
+    assert call("ingest", "in", *CLASSES, "--folds", 3, "--overwrite").exit_code == 0
+    assert json.loads(call("inspect", "--json").stdout)["folds"] == [1, 2, 1]
+
+
+def test_an_incomplete_store_is_named_wherever_it_is_used(call, tmp_path):
+    (tmp_path / "half.zarr" / "unfinished").mkdir(parents=True)
+    for words in (("inspect",), ("train",), ("train", "--store", "half.zarr")):
+        assert "half.zarr: the store is incomplete" in one_line(call(*words), 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "code"),
+    [
+        (("train",), "no *.zarr here; make one with `glacier ingest", 1),
+        (("inspect", "nowhere.zarr"), "nowhere.zarr: no store here", 1),
+        (("evaluate",), "no run with a checkpoint", 1),
+        (("evaluate", "nowhere"), "nowhere: no such run", 1),
+        (("predict", ".", ".", "maps"), "no checkpoint in this run", 1),
+        (("train", "--set", "train.epoch=1"), "did you mean epochs", 2),
+        (("train", "--config", "nowhere.toml"), "nowhere.toml: cannot be read", 2),
+    ],
+)
+def test_what_is_not_there_is_named(call, words, message, code):
+    assert message in one_line(call(*words), code)
+
+
+def test_a_run_is_not_written_over(call, store, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    message = one_line(call("train", "--store", store.path, "--out", "mine"), 1)
+    assert "mine: exists; give a new folder" in message
+    assert [f.name for f in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_paths_with_spaces_and_letters_of_any_language(call, tmp_path):
+    source = write_scene(tmp_path / "Ледник übrig", "Gornergletscher – ñ")
+    assert call("ingest", source, *CLASSES).exit_code == 0
+    assert "4 tiles" in call("inspect", "Ледник übrig.zarr").stdout
+
+
+def test_every_error_is_one_line_even_if_its_cause_is_not(call, monkeypatch):
+    def fail(*_, **__):
+        raise GlacierError("first\nsecond")
+
+    monkeypatch.setattr("glacier.store.reader.only_store", fail)
+    assert one_line(call("inspect"), 1) == "error: first second"
+
+
+@pytest.mark.parametrize("command", ["demo", "synth", "ingest", "inspect", "train", "evaluate", "predict"])
+def test_every_command_has_help(call, command):
+    text = call(command, "--help").output
+    assert command in text
+    assert len(text) > 150

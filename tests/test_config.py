@@ -1,0 +1,69 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from glacier.config import Config, shipped
+from glacier.errors import UsageError
+
+
+@pytest.mark.parametrize("name", ["demo", "hkh_pretrain"])
+def test_shipped_configurations_load(name):
+    assert Config.load(shipped(name)) != Config()
+
+
+@given(
+    st.integers(1, 500),
+    st.floats(1e-8, 1.0),
+    st.text(),
+    st.booleans(),
+    st.lists(st.text(max_size=5), max_size=3),
+)
+def test_toml_round_trip(epochs, lr, store, freeze, bands):
+    tables = {
+        "train": {"epochs": epochs, "lr": lr, "freeze_norm": freeze},
+        "data": {"store": store, "bands": bands},
+    }
+    config = Config.from_dict(tables)
+    assert Config.from_dict(tomllib.loads(config.to_toml())) == config
+
+
+def test_settings_go_over_the_file():
+    config = Config.load(shipped("demo"), ["train.epochs=3", "data.store=a b.zarr", "train.lr=1"])
+    assert (config.train.epochs, config.data.store, config.train.lr) == (3, "a b.zarr", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("train.epoch=3", "did you mean epochs"),
+        ("trian.epochs=3", "did you mean train"),
+        ("train.epochs=three", "'three', expected int"),
+        ("train.epochs=true", "True, expected int"),
+        ("train.epochs=0", "expected at least 1"),
+        ("train.lr=-1", "expected more than 0"),
+        ("data.bands=[1]", "1, expected str"),
+        ("epochs=3", "expected section.key=value"),
+        ("train=3", "expected section.key=value"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting, words):
+    with pytest.raises(UsageError, match=words):
+        Config.load(shipped("demo"), [setting])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [(b"[data", "not TOML"), (b"\xff\xfe", "not TOML"), (b"data=1", "section")]
+)
+def test_a_broken_file_is_named(tmp_path, text, words):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(text)
+    with pytest.raises(UsageError, match=f"mine.toml.*{words}"):
+        Config.load(path)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(UsageError, match="nowhere.toml: cannot be read"):
+        Config.load(Path("nowhere.toml"))
