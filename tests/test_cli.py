@@ -94,7 +94,7 @@ CLASSES = ("--classes", "0=a,1=b", "--tile-size", 32, "--workers", 1)
         (lambda f: write_raster(f / "s_B4.tif", np.ones((64, 63), np.uint16)), "64 x 63 px, expected", 1),
         (lambda f: grid_break(f, crs="EPSG:4326"), "CRS WGS 84, expected", 1),
         (lambda f: grid_break(f, transform=NORTH_UP @ NORTH_UP.translation(1, 0)), "transform", 1),
-        (lambda f: write_raster(f / "s_label.tif", np.full((64, 64), 9, np.uint8)), "value 9 has no class", 1),
+        (lambda f: write_raster(f / "s_label.tif", np.full((64, 64), 9, "u1")), "value 9 has no class", 1),
         (lambda f: write_raster(f / "s.tif", np.zeros((2, 64, 64), np.uint16), nodata=0), "no data", 1),
         (lambda f: (f / "s.tif").write_bytes(b"junk"), "cannot be read as a raster", 1),
     ],

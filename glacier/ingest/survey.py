@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glacier.scenes.labels import distinct
-from glacier.scenes.read import Nodata, SceneReader, has_data, optical
+from glacier.scenes.read import Nodata, SceneReader, bounded_cache, has_data, optical
 from glacier.scenes.scene import Grid, RasterLabel, Scene, SourceBand, Window
 
 CODES = 65536
@@ -85,7 +85,7 @@ def survey(scene: Scene, size: int, rule: Nodata, wanted: Sequence[Need]) -> Sur
     windows = grid_tiles(scene.grid, size)
     read_all = any(need.range or need.taken for need in wanted)
     always = all(_always_valid(scene.bands[i]) for i in optical(scene.bands))
-    with SceneReader(scene) as reader:
+    with bounded_cache(), SceneReader(scene) as reader:
         for window in windows:
             if isinstance(scene.label, RasterLabel):
                 labels |= distinct(reader.label(window))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 
 from glacier.console import Track, silence
@@ -19,7 +18,7 @@ from glacier.ingest.plan import Options, Plan, columns, make_plan, source_record
 from glacier.ingest.survey import survey
 from glacier.ingest.tile import block_histogram, moments, pixel_sample, read_tile
 from glacier.ingest.work import executor, spread
-from glacier.scenes.read import Nodata, SceneReader
+from glacier.scenes.read import Nodata, SceneReader, bounded_cache
 from glacier.scenes.scene import Scene, Window
 from glacier.store.reader import Store
 from glacier.store.schema import Meta
@@ -29,10 +28,6 @@ from glacier.version import __version__
 
 PERCENTILE_TILES = 8192
 """Tiles, evenly spread, whose sampled pixels enter the percentiles."""
-
-
-GDAL_CACHE = 256 * 2**20
-"""Bytes of decoded blocks that GDAL keeps: a row of tiles of a wide scene, read strip by strip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +124,7 @@ def write_shard(task: ShardTask) -> None:
     image = np.empty((count, size, size, len(bands)), meta.dtype)
     label = np.empty((count, size, size), np.uint8)
     clipped = 0
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
+    with bounded_cache():
         for i, (reader, window) in enumerate(_opened(task.tiles)):
             clipped += read_tile(reader, window, bands, task.index_of, task.rule, image[i], label[i])
     if clipped:

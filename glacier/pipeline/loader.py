@@ -73,9 +73,13 @@ class Loader:
         """Steps per epoch."""
         return self.steps
 
+    def order(self) -> Samples:
+        """The samples of the current epoch, over all ranks."""
+        return epoch_order(self.plan, self.seed, self.epoch, self.steps * self.batch)
+
     def __iter__(self) -> Iterator[Any]:
         """The batches of the current epoch; once they are taken, the next epoch is current."""
-        feed = self._feed(epoch_order(self.plan, self.seed, self.epoch, self.steps * self.batch))
+        feed = self._feed(self.order())
         try:
             for batch in feed:
                 self.waited = feed.waited

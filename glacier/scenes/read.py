@@ -21,6 +21,14 @@ Nodata = Literal["all", "any"]
 """A pixel lacks data where `all` its optical bands do, or where `any` does."""
 
 
+def bounded_cache() -> rasterio.Env:
+    """A context in which GDAL keeps 256 MiB of decoded blocks: a row of tiles of a wide scene.
+
+    Left to itself it keeps a twentieth of the machine's memory, in every worker.
+    """
+    return rasterio.Env(GDAL_CACHEMAX=256 * 2**20)
+
+
 class SceneReader:
     """An opened scene. Use it as a context manager; any thread may read, one at a time."""
 

@@ -10,7 +10,7 @@ from glacier.store.bands import Band
 SCHEMA = 1
 BLOCK = 32
 """Side of a histogram block, px; a tile's side is a multiple of it."""
-SHARD_BYTES = 128 * 2**20
+SHARD_BYTES = 64 * 2**20
 """Most raw bytes of `image` in one shard: what a worker holds in memory, twice over."""
 SMALL_CHUNK = 65536
 """Tiles (or scenes) per chunk of the small arrays, so that a large store opens in few reads."""

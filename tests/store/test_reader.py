@@ -110,7 +110,7 @@ def test_the_only_store_is_found(tmp_path):
         only_store(tmp_path)
 
 
-@pytest.mark.parametrize(("tiles", "expected"), [(1, 1), (25, 2), (36, 3), (100_000, 36)])
+@pytest.mark.parametrize(("tiles", "expected"), [(1, 1), (25, 2), (36, 3), (100_000, 18)])
 def test_shards_are_bounded_and_many(tiles, expected):
     assert tiles_per_shard(tiles, 512, 7, 2) == expected
     assert expected * 512 * 512 * 7 * 2 <= SHARD_BYTES
