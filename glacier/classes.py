@@ -1,5 +1,6 @@
 """Classes: what a label's values mean, in which order and colour they stand."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ class ClassMap:
         pairs: dict[int, str] = {}
         for item in text.split(","):
             value, _, name = (part.strip() for part in item.partition("="))
-            if not value.lstrip("-").isdigit() or not name or int(value) in pairs:
+            if not re.fullmatch("-?[0-9]+", value) or not name or int(value) in pairs:
                 raise UsageError(
                     f"--classes: {item!r} is not VALUE=NAME with a new value; expected e.g. "
                     "0=background,85=glacier,-1=ignore"
@@ -87,6 +88,8 @@ def recognise(values: Iterable[int]) -> ClassMap:
         UsageError: other values; they are listed and `--classes` is asked for.
     """
     found = sorted(values)
+    if not found:
+        raise UsageError("labels hold no value but no data; expected classes in them, check --labels")
     if {85, 170} & set(found):
         return COMPETITION
     shown = ", ".join(map(str, found[:12])) + (", …" if len(found) > 12 else "")

@@ -142,6 +142,7 @@ def test_another_store_is_not_overwritten_unasked(call, scene):
 
 def test_an_incomplete_store_is_named_wherever_it_is_used(call, tmp_path):
     (tmp_path / "half.zarr" / "unfinished").mkdir(parents=True)
+    (tmp_path / "half.zarr" / "unfinished" / "source.json").write_text("{}")
     for words in (("inspect",), ("train",), ("train", "--store", "half.zarr")):
         assert "half.zarr: the store is incomplete" in one_line(call(*words), 1)
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.warp import transform as reproject
 
 from glacier.scenes.scene import Scene, Window
+from glacier.store.ground import degrees
 
 
 def assign_folds(tiles: Sequence[tuple[Scene, Window]], folds: int) -> NDArray[np.int8]:
@@ -42,7 +42,7 @@ def _centres(tiles: Sequence[tuple[Scene, Window]]) -> NDArray[np.float64]:
     named = sorted({c for c in crs if c})
     for name in named if len(named) > 1 else []:
         here = crs == name
-        places[here] = np.column_stack(reproject(name, "EPSG:4326", *places[here].T))
+        places[here] = degrees(name, places[here])
     geographic = len(named) > 1 or any("GEOGCRS" in n[:8] or n.startswith("GEOGCS") for n in named)
     if geographic:
         there = crs != ""

@@ -29,8 +29,13 @@ def needs(columns: Sequence[Sequence[SourceBand]], dtype: Dtype) -> list[Need]:
         dtype: as for `pack_bands`.
     """
     if dtype == "float32":
-        return [Need(range=False, taken=False) for _ in columns]
+        return [Need(range=not _fits_float32(column), taken=False) for column in columns]
     return [_need(column) for column in columns]
+
+
+def _fits_float32(column: Sequence[SourceBand]) -> bool:
+    """Whether float32 holds every value of a band's dtypes."""
+    return {band.dtype for band in column} <= {*_BY_DTYPE, "float32"}
 
 
 def _need(column: Sequence[SourceBand]) -> Need:
@@ -51,14 +56,15 @@ def pack_bands(
         dtype: `auto` (uint8 where every band fits, else int16), `int16`, or `float32`.
 
     Raises:
-        GlacierError: a 16-bit band that uses all 65536 values and so leaves no no-data code.
+        GlacierError: a 16-bit band that uses all 65536 values and so leaves no no-data code, or a band
+            whose lowest or highest value looks like an undeclared no-data value.
     """
     if dtype == "float32":
-        return [_band(column[0], "float32", nodata=math.nan) for column in columns]
-    codes = [_declared(column) for column in columns]
-    narrow = all(_one_dtype(c) == "uint8" and n is not None for c, n in zip(columns, codes, strict=True))
-    if dtype == "auto" and narrow:
-        return [_band(c[0], "uint8", nodata=n or 0) for c, n in zip(columns, codes, strict=True)]
+        return [_as_float32(column, found) for column, found in zip(columns, ranges, strict=True)]
+    codes = [_declared(column) if _one_dtype(column) == "uint8" else None for column in columns]
+    narrow = [code for code in codes if code is not None]
+    if dtype == "auto" and len(narrow) == len(columns):
+        return [_band(c[0], "uint8", nodata=code) for c, code in zip(columns, narrow, strict=True)]
     return [_sixteen_bits(column, found) for column, found in zip(columns, ranges, strict=True)]
 
 
@@ -93,7 +99,8 @@ def _sixteen_bits(column: Sequence[SourceBand], found: Range) -> Band:
 
 def _free(column: Sequence[SourceBand], found: Range, lowest: int) -> int:
     """A 16-bit source value that no valid pixel takes: the highest free one."""
-    free = np.flatnonzero(~found.taken) if found.taken is not None else np.array([0])
+    assert found.taken is not None, "the survey was asked for it"
+    free = np.flatnonzero(~found.taken)
     if not free.size:
         raise GlacierError(
             f"band {column[0].name}: all 65536 values of {column[0].dtype} occur, expected one free "
@@ -108,6 +115,7 @@ def _from_range(band: SourceBand, found: Range) -> Band:
     if found.integral and high - low <= LEVELS:
         fits = low >= -32767 and high <= 32767
         return _band(band, "int16", nodata=LOWEST, offset=0.0 if fits else low + 32767)
+    _no_sentinel(band, found)
     scale = (high - low) / LEVELS or 1.0
     return _band(
         band,
@@ -117,6 +125,37 @@ def _from_range(band: SourceBand, found: Range) -> Band:
         offset=(low + high) / 2,
         bound=scale / 2 if high > low else 0.0,
     )
+
+
+def _no_sentinel(band: SourceBand, found: Range) -> None:
+    """Refuse to spread 16 bits over a gap between real values and one that stands far away.
+
+    A no-data value that the file does not declare, -9999 or -3.4e38, would leave the real values a
+    few levels or none.
+    """
+    gaps = {found.low: found.inner_low - found.low, found.high: found.high - found.inner_high}
+    inner = found.inner_high - found.inner_low
+    for value, gap in gaps.items():
+        if gap > 10 * inner > 0:
+            raise GlacierError(
+                f"band {band.name}: value {value:g} stands far from all others, {found.inner_low:g} to "
+                f"{found.inner_high:g}; if it means no data, declare it "
+                f"(gdal_edit.py -a_nodata {value:g}), else use --dtype float32"
+            )
+
+
+def _as_float32(column: Sequence[SourceBand], found: Range) -> Band:
+    """float32 as it is; for wider sources, half a unit in the last place of the largest value."""
+    if _fits_float32(column) or found.low > found.high:
+        return _band(column[0], "float32", nodata=math.nan)
+    largest = max((found.low, found.high), key=abs)
+    if abs(largest) > np.finfo(np.float32).max:
+        raise GlacierError(
+            f"band {column[0].name}: value {largest:g} is beyond float32; if it means no data, declare it "
+            f"(gdal_edit.py -a_nodata {largest:g})"
+        )
+    bound = float(np.spacing(np.float32(abs(largest)))) / 2
+    return _band(column[0], "float32", nodata=math.nan, bound=bound)
 
 
 def _band(

@@ -21,7 +21,9 @@ from glacier.scenes.read import Nodata
 from glacier.scenes.scene import RasterLabel, Scene, Window
 from glacier.store.bands import Band
 from glacier.store.schema import BLOCK, Codec
-from glacier.version import __version__
+
+LARGEST = 8192
+"""px; a worker holds whole tiles in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,8 @@ class Options:
             raise UsageError(
                 f"--tile-size: {self.tile_size}, expected a multiple of {BLOCK} px such as 256 or 512"
             )
+        if self.tile_size > LARGEST:
+            raise UsageError(f"--tile-size: {self.tile_size}, expected at most {LARGEST} px")
         if not 2 <= self.folds <= 100:
             raise UsageError(f"--folds: {self.folds}, expected 2 to 100")
 
@@ -105,7 +109,7 @@ def make_plan(scenes: Sequence[Scene], surveys: Sequence[Survey], options: Optio
     tiles = tuple((i, window) for i, (_, found) in enumerate(held) for window in found.tiles)
     kept = tuple(scene for scene, _ in held)
     ranges = [_merged([found.ranges[b] for _, found in held]) for b in range(len(kept[0].bands))]
-    bands = pack_bands(columns(kept), ranges, options.dtype)
+    bands = pack_bands(columns(scenes), ranges, options.dtype)
     fold = assign_folds([(kept[scene], window) for scene, window in tiles], options.folds)
     return Plan(kept, tiles, fold, tuple(bands), class_map)
 
@@ -124,15 +128,14 @@ def _merged(ranges: Sequence[Range]) -> Range:
 
 def _class_map(held: Sequence[tuple[Scene, Survey]], text: str) -> ClassMap:
     """The classes asked for, or recognised; every value that occurs must have one."""
-    rasters = [(s, f) for s, f in held if isinstance(s.label, RasterLabel)]
-    values = {v for s, f in rasters for v in f.label_values - _nodata_value(s)}
+    rasters = [found for scene, found in held if isinstance(scene.label, RasterLabel)]
+    values = {value for found in rasters for value in found.label_values}
     class_map = ClassMap.parse(text) if text else recognise(values) if rasters else OUTLINES
-    for scene, found in rasters:
-        strange = found.label_values - set(class_map.index_of) - _nodata_value(scene)
-        if strange:
+    for scene, found in held:
+        if strange := found.label_values - set(class_map.index_of):
             known = ", ".join(
-                f"{v}={class_map.classes[i].name if i != IGNORE else 'ignore'}"
-                for v, i in class_map.index_of.items()
+                f"{value}={class_map.classes[index].name if index != IGNORE else 'ignore'}"
+                for value, index in class_map.index_of.items()
             )
             raise GlacierError(
                 f"{scene.label.path if scene.label else scene.name}: label value "
@@ -140,14 +143,6 @@ def _class_map(held: Sequence[tuple[Scene, Survey]], text: str) -> ClassMap:
                 "give every value one with --classes (VALUE=ignore drops it)"
             )
     return class_map
-
-
-def _nodata_value(scene: Scene) -> set[int]:
-    """The label raster's own no-data value, which needs no class."""
-    label = scene.label
-    if not isinstance(label, RasterLabel) or label.nodata is None or not np.isfinite(label.nodata):
-        return set()
-    return {int(label.nodata)}
 
 
 def source_record(source: Path, scenes: Sequence[Scene], options: Options) -> dict[str, Any]:
@@ -158,9 +153,12 @@ def source_record(source: Path, scenes: Sequence[Scene], options: Options) -> di
     """
     files = {band.path for scene in scenes for band in scene.bands}
     files |= {scene.label.path for scene in scenes if scene.label}
-    listing = []
+    listing: list[tuple[str, int | str, int | str]] = []
     for file in sorted(files):
         status = file.stat()
         listing.append((os.path.relpath(file, source), status.st_size, status.st_mtime_ns))
+    for scene in scenes:
+        label = os.path.relpath(scene.label.path, source) if scene.label else ""
+        listing.append((scene.name, scene.grid.height, label))
     digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-    return {"files": len(files), "digest": digest, "options": asdict(options), "by": __version__}
+    return {"files": len(files), "digest": digest, "options": asdict(options)}

@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from glacier.classes import OUTLINES
 from glacier.scenes.labels import distinct
 from glacier.scenes.read import Nodata, SceneReader, bounded_cache, has_data, optical
 from glacier.scenes.scene import Grid, RasterLabel, Scene, SourceBand, Window
@@ -20,6 +21,10 @@ class Range:
 
     low: float = np.inf
     high: float = -np.inf
+    inner_low: float = np.inf
+    """The lowest value but one."""
+    inner_high: float = -np.inf
+    """The highest value but one."""
     integral: bool = True
     """Every value is a whole number."""
     taken: NDArray[np.bool_] | None = None
@@ -29,16 +34,26 @@ class Range:
         """Take in valid values (n,)."""
         if not values.size:
             return
-        self.low = min(self.low, float(values.min()))
-        self.high = max(self.high, float(values.max()))
+        low, high = values.min(), values.max()
+        inner = values[(values != low) & (values != high)]
+        near = (float(inner.min()), float(inner.max())) if inner.size else ()
+        self._spread((float(low), float(high), *near))
         if values.dtype.kind == "f":
             self.integral = self.integral and bool(np.array_equal(values, np.rint(values)))
         elif self.taken is not None:
             self.taken[values.astype(np.int64) - int(np.iinfo(values.dtype.name).min)] = True
 
+    def _spread(self, values: tuple[float, ...]) -> None:
+        """Keep the two lowest and the two highest of all values seen."""
+        seen = {self.low, self.high, self.inner_low, self.inner_high, *values}
+        ordered = sorted(value for value in seen if np.isfinite(value))
+        if ordered:
+            self.low, self.high = ordered[0], ordered[-1]
+            self.inner_low, self.inner_high = ordered[min(1, len(ordered) - 1)], ordered[-2:][0]
+
     def merge(self, other: Self) -> None:
         """Take in what another scene holds."""
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self._spread((other.low, other.high, other.inner_low, other.inner_high))
         self.integral = self.integral and other.integral
         if self.taken is not None and other.taken is not None:
             self.taken |= other.taken
@@ -63,7 +78,7 @@ class Survey:
     empty: int
     """Tiles without."""
     label_values: set[int]
-    """Source values in label rasters."""
+    """Source label values; of outlines, those they are burnt with."""
     ranges: list[Range] = field(default_factory=list)
     """By band."""
 
@@ -80,7 +95,7 @@ def grid_tiles(grid: Grid, size: int) -> list[Window]:
 def survey(scene: Scene, size: int, rule: Nodata, wanted: Sequence[Need]) -> Survey:
     """Look through one scene, tile by tile, reading no more than is needed."""
     ranges = [Range(taken=np.zeros(CODES, bool) if need.taken else None) for need in wanted]
-    labels: set[int] = set()
+    labels = set() if isinstance(scene.label, RasterLabel) else set(OUTLINES.index_of)
     tiles = []
     windows = grid_tiles(scene.grid, size)
     read_all = any(need.range or need.taken for need in wanted)
@@ -88,12 +103,13 @@ def survey(scene: Scene, size: int, rule: Nodata, wanted: Sequence[Need]) -> Sur
     with bounded_cache(), SceneReader(scene) as reader:
         for window in windows:
             if isinstance(scene.label, RasterLabel):
-                labels |= distinct(reader.label(window))
+                values, held = reader.label(window)
+                labels |= distinct(values if held is None else values[held])
             if read_all:
-                held = _measure(reader, window, rule, wanted, ranges)
+                data = _measure(reader, window, rule, wanted, ranges)
             else:
-                held = always or _holds_data(reader, window, rule)
-            if held:
+                data = always or _holds_data(reader, window, rule)
+            if data:
                 tiles.append(window)
     return Survey(tiles, len(windows) - len(tiles), labels, ranges)
 

@@ -9,7 +9,7 @@ from glacier.classes import IGNORE
 from glacier.errors import GlacierError
 from glacier.scenes.labels import class_indices
 from glacier.scenes.read import Nodata, SceneReader, has_data, optical
-from glacier.scenes.scene import RasterLabel, Window
+from glacier.scenes.scene import Window
 from glacier.store.bands import Band, Raw
 from glacier.store.schema import BLOCK
 
@@ -48,10 +48,8 @@ def read_tile(
         clipped += bands[index].pack(values, valid, image[:height, :width, index])
         if index in which:
             masks.append(valid)
-    source = reader.scene.label
-    nodata = source.nodata if isinstance(source, RasterLabel) else None
     try:
-        classes = class_indices(reader.label(window), index_of, nodata)
+        classes = class_indices(*reader.label(window), index_of)
     except GlacierError as error:
         raise GlacierError(f"scene {reader.scene.name}: {error}") from error
     held = has_data(masks, (height, width), rule)
@@ -83,7 +81,7 @@ def moments(image: Raw, bands: Sequence[Band]) -> NDArray[np.float64]:
 
 
 def pixel_sample(image: Raw, bands: Sequence[Band]) -> NDArray[np.float32]:
-    """Evenly spaced pixels of one tile (S, S, B) in physical units, NaN without data (B, 256)."""
+    """Pixels from all over one tile (S, S, B) in physical units, NaN without data (B, 256)."""
     pixels = image.reshape(-1, image.shape[-1])
-    chosen = pixels[np.linspace(0, len(pixels) - 1, SAMPLE).astype(np.int64)]
+    chosen = pixels[np.random.default_rng(0).integers(0, len(pixels), SAMPLE)]
     return np.stack([b.unpack(chosen[:, i]) for i, b in enumerate(bands)]).astype(np.float32)

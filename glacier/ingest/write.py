@@ -1,8 +1,5 @@
 """Scenes -> store: survey, plan, write shard by shard, commit."""
 
-import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,16 +11,17 @@ from numpy.typing import NDArray
 from glacier.console import Track, silence
 from glacier.errors import GlacierError
 from glacier.ingest.pack import needs
+from glacier.ingest.place import choose_place
 from glacier.ingest.plan import Options, Plan, columns, make_plan, source_record
 from glacier.ingest.survey import survey
 from glacier.ingest.tile import block_histogram, moments, pixel_sample, read_tile
 from glacier.ingest.work import executor, spread
-from glacier.scenes.read import Nodata, SceneReader, bounded_cache
-from glacier.scenes.scene import Scene, Window
+from glacier.scenes.read import Nodata, SceneReader, bounded_cache, unlabelled
+from glacier.scenes.scene import RasterLabel, Scene, Window
 from glacier.store.reader import Store
 from glacier.store.schema import Meta
 from glacier.store.statistics import pool as pool_statistics
-from glacier.store.writer import ROOT, UNFINISHED, StoreWriter, Tiles
+from glacier.store.writer import StoreWriter, Tiles
 from glacier.version import __version__
 
 PERCENTILE_TILES = 8192
@@ -55,7 +53,16 @@ class ShardTask:
     shard: int
     tiles: tuple[tuple[Scene, Window], ...]
     index_of: dict[int, int]
+    asked_for: bool
+    """`index_of` is the user's: a label's no-data value that stands in it is a class."""
     rule: Nodata
+
+    def meaning(self, scene: Scene) -> dict[int, int]:
+        """`index_of` as it holds for one scene."""
+        nodata = scene.label.nodata if isinstance(scene.label, RasterLabel) else None
+        if self.asked_for or nodata is None:
+            return self.index_of
+        return {value: index for value, index in self.index_of.items() if value != nodata}
 
 
 def ingest(
@@ -84,29 +91,29 @@ def ingest(
     Raises:
         GlacierError: bad input (nothing is written), or `out` holds something else.
     """
+    out = out.resolve()
     record = source_record(source, scenes, options)
-    target = _target(out, record, overwrite)
-    if target is None:
+    note = {**record, "version": __version__}
+    place = choose_place(out, record, note, overwrite)
+    if place is None:
         return Report(out, len(Store(out)), 0, (), 0, fresh=False)
-    if unlabelled := [scene.name for scene in scenes if scene.label is None]:
-        raise GlacierError(
-            f"scene {unlabelled[0]}: no labels; expected a label raster or outlines beside the bands, "
-            "or --labels PATH"
-        )
+    if bare := [scene for scene in scenes if scene.label is None]:
+        raise GlacierError(unlabelled(bare[0]))
     with executor(workers) as pool:
         wanted = needs(columns(scenes), options.dtype)
         with track("survey", len(scenes)) as done:
             tasks = [(scene, options.tile_size, options.nodata, wanted) for scene in scenes]
             surveys = spread(pool, survey, tasks, done)
         plan = make_plan(scenes, surveys, options)
-        writer = _begin(target, plan, record, options)
+        place.begin(note)
+        writer = _writer(place.build, plan, record, options)
+        writer.create()
         finished = writer.finished()
         todo = [i for i in range(len(writer.shards)) if i not in finished]
         with track("write", len(todo)) as done:
             spread(pool, write_shard, [(_task(writer, plan, i, options),) for i in todo], done)
     _commit(writer, plan)
-    if target != out:
-        _swap(target, out)
+    place.finish()
     return Report(
         out,
         len(plan.tiles),
@@ -126,7 +133,9 @@ def write_shard(task: ShardTask) -> None:
     clipped = 0
     with bounded_cache():
         for i, (reader, window) in enumerate(_opened(task.tiles)):
-            clipped += read_tile(reader, window, bands, task.index_of, task.rule, image[i], label[i])
+            clipped += read_tile(
+                reader, window, bands, task.meaning(reader.scene), task.rule, image[i], label[i]
+            )
     if clipped:
         raise GlacierError(
             f"{clipped} pixels changed since the survey; leave the source alone while it is ingested, "
@@ -154,40 +163,10 @@ def _opened(tiles: Sequence[tuple[Scene, Window]]) -> Iterator[tuple[SceneReader
 
 def _task(writer: StoreWriter, plan: Plan, shard: int, options: Options) -> ShardTask:
     tiles = tuple((plan.scenes[plan.tiles[t][0]], plan.tiles[t][1]) for t in writer.shards[shard])
-    return ShardTask(writer, shard, tiles, plan.class_map.index_of, options.nodata)
+    return ShardTask(writer, shard, tiles, plan.class_map.index_of, bool(options.classes), options.nodata)
 
 
-def _target(out: Path, record: dict[str, Any], overwrite: bool) -> Path | None:
-    """The folder to write in: `out`, or one beside it; None if the store stands there already.
-
-    Raises:
-        GlacierError: `out` holds something that this ingest may not replace.
-    """
-    beside = out.with_name(f".{out.name}.new")
-    if not out.exists():
-        return out
-    if (out / ROOT).is_file():
-        if overwrite:
-            return beside
-        if Store(out).meta.source == record:
-            return None
-        raise GlacierError(
-            f"{out}: a store of another source or with other options stands here; give --overwrite to "
-            "replace it, or another --out"
-        )
-    if (out / UNFINISHED).is_dir():
-        if overwrite:
-            shutil.rmtree(out)
-        return out
-    raise GlacierError(f"{out}: exists and is not a store; choose another --out")
-
-
-def _begin(target: Path, plan: Plan, record: dict[str, Any], options: Options) -> StoreWriter:
-    """The writer of a new store, or of the same one left unfinished.
-
-    Raises:
-        GlacierError: another ingest was left unfinished there.
-    """
+def _writer(target: Path, plan: Plan, record: dict[str, Any], options: Options) -> StoreWriter:
     meta = Meta(
         tile_size=options.tile_size,
         dtype=plan.bands[0].dtype,
@@ -199,35 +178,19 @@ def _begin(target: Path, plan: Plan, record: dict[str, Any], options: Options) -
         created_by=f"glacier {__version__}",
         source=record,
     )
-    writer = StoreWriter(target, meta, len(plan.tiles), [scene.name for scene in plan.scenes])
-    note = target / UNFINISHED / "source.json"
-    if note.is_file() and json.loads(note.read_text()) != record:
-        raise GlacierError(
-            f"{target}: holds an unfinished ingest of another source or with other options; give "
-            "--overwrite to replace it, or another --out"
-        )
-    writer.create()
-    note.write_text(json.dumps(record))
-    return writer
+    return StoreWriter(target, meta, len(plan.tiles), [scene.name for scene in plan.scenes])
 
 
 def _commit(writer: StoreWriter, plan: Plan) -> None:
     """Gather what the shards left, and make it a store."""
     every = -(-len(plan.tiles) // PERCENTILE_TILES)
     kept: dict[str, list[NDArray[Any]]] = {"histogram": [], "moments": [], "sample": []}
-    for small in writer.kept():
+    for tiles, small in zip(writer.shards, writer.kept(), strict=True):
+        small["sample"] = small["sample"][-tiles.start % every :: every]
         for name, values in small.items():
-            kept[name].append(values[::every] if name == "sample" else values)
+            kept[name].append(values)
     whole = {name: np.concatenate(parts) for name, parts in kept.items()}
     sample = np.moveaxis(whole.pop("sample"), 1, 0).reshape(len(plan.bands), -1)
     statistics = pool_statistics(whole["moments"], sample)
     bands = [replace(b, statistics=s) for b, s in zip(plan.bands, statistics, strict=True)]
     writer.commit(replace(writer.meta, bands=tuple(bands)), {**plan.small_arrays(), **whole})
-
-
-def _swap(new: Path, out: Path) -> None:
-    """Put a complete store in the place of another."""
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    out.rename(old)
-    new.rename(out)
-    shutil.rmtree(old)

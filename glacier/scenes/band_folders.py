@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from glacier.errors import GlacierError
-from glacier.scenes.files import Named, Parts, is_label_word, natural, rasters, vectors
+from glacier.scenes.files import Named, Parts, is_label_word, natural, outlines, rasters
 
 _BAND_FOLDER = re.compile(r"band[_-]?\d+", re.I)
 
@@ -36,10 +36,11 @@ def band_folders(source: Path, folders: list[Path], labels: Path | None, labelle
 def _labels(source: Path, labels: Path | None, tiles: list[str]) -> dict[str, Path | None]:
     """Tile -> its label: a file of the label folder, else outlines that lie in `source`."""
     labels = labels or next((f for f in _folders(source) if is_label_word(f.name)), None)
-    if labels and labels.is_dir():
+    if labels and labels.is_dir() and rasters(labels):
         files = _by_tile(labels)
         return {tile: _pick(labels, files, tile) for tile in tiles}
-    return dict.fromkeys(tiles, labels or next(iter(vectors(source)), None))
+    beside = labels if labels and labels.is_dir() else source
+    return dict.fromkeys(tiles, labels if labels and labels.is_file() else outlines(beside))
 
 
 def _folders(source: Path) -> list[Path]:
@@ -62,6 +63,7 @@ def _by_tile(folder: Path) -> dict[str, Path]:
 
 
 def _tile_id(stem: str) -> str:
+    stem = re.sub(r"^B\d{1,2}A?_", "", stem, flags=re.I)
     numbers = re.search(r"\d+(_\d+)*$", stem) or re.search(r"\d+(_\d+)+", stem)
     return numbers[0] if numbers else stem
 
@@ -77,8 +79,7 @@ def _pick(folder: Path, files: dict[str, Path], tile: str) -> Path:
 
 def _name(path: Path, folder: Path) -> Named:
     """A band is called by the code its file begins with (`B2_…_02_07`), else by its folder."""
-    texture = folder.name.lower()
-    if texture.startswith("glcm") or folder.parent.name.lower().startswith("glcm"):
-        return Named(path, "glcm", "", texture.removeprefix("glcm").strip("_-"))
+    if not _BAND_FOLDER.fullmatch(folder.name):
+        return Named(path, "glcm", "", folder.name.lower().removeprefix("glcm").strip("_-"))
     code = re.match(r"(B\d{1,2}A?)_", path.name, re.I)
     return Named(path, "band", "", code[1] if code else folder.name)

@@ -59,7 +59,7 @@ _SENTINEL2 = {
 SENSORS = (
     (re.compile(r"(^|_)L[ET]0?[4-7](?=\d|_|$)", re.I), _LANDSAT7),
     (re.compile(r"(^|_)L[COE]0?[89](?=\d|_|$)", re.I), _LANDSAT8),
-    (re.compile(r"(^|_)(S2|T\d\d[A-Z]{3}_)", re.I), _SENTINEL2),
+    (re.compile(r"(^|_)(S2[A-D](?=_|$)|S2Hand|T\d\d[A-Z]{3}_)", re.I), _SENTINEL2),
 )
 """A pattern in file names -> what that sensor's band codes measure. B4 is not the same on all."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import rasterio
+from rasterio.enums import MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from glacier.errors import GlacierError
@@ -17,10 +18,30 @@ from glacier.scenes.scene import Grid, SourceBand
 RASTERS = frozenset({".tif", ".tiff", ".vrt", ".jp2"})
 VECTORS = frozenset({".gpkg", ".shp", ".geojson"})
 LABEL_WORDS = frozenset({"mask", "masks", "gt", "groundtruth", "annotation", "annotations"})
-QUALITY_WORDS = frozenset({"qa", "bqa", "fmask", "radsat"})
+QUALITY_WORDS = frozenset(
+    {
+        "qa",
+        "bqa",
+        "fmask",
+        "radsat",
+        "mtl",
+        "ang",
+        "saa",
+        "sza",
+        "vaa",
+        "vza",
+        "cdist",
+        "drad",
+        "emis",
+        "emsd",
+    }
+    | {"trad", "urad", "atran", "scl", "aot", "wvp", "tci"}
+)
+"""Words of rasters that come with a scene and are no bands of it: quality, angles, previews."""
 
 _NAMES = "|".join(sorted((*OPTICAL, *THERMAL, *TERRAIN), key=len, reverse=True))
-_BAND_ENDING = re.compile(rf"(?:^|_)({CODE.pattern}|RGB|{_NAMES})$", re.I)
+_BAND_ENDING = re.compile(rf"(?:^|_)(?:S[RT]_)?({CODE.pattern}|RGB|{_NAMES})(?:_\d0m)?$", re.I)
+"""`_B4`, `_SR_B4` and `_B04_10m` alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +71,19 @@ def rasters(folder: Path) -> list[Path]:
     return sorted((f for f in folder.iterdir() if f.suffix.lower() in RASTERS), key=natural)
 
 
-def vectors(folder: Path) -> list[Path]:
-    """Vector files directly in `folder`."""
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in VECTORS)
+def outlines(folder: Path) -> Path | None:
+    """The vector file directly in `folder`, if there is one.
+
+    Raises:
+        GlacierError: there are several.
+    """
+    found = sorted(f for f in folder.iterdir() if f.suffix.lower() in VECTORS)
+    if len(found) > 1:
+        raise GlacierError(
+            f"{folder}: {len(found)} vector files ({', '.join(f.name for f in found[:4])}); name the "
+            "outlines with --labels"
+        )
+    return found[0] if found else None
 
 
 def natural(path: Path) -> list[tuple[bool, int, str]]:
@@ -66,9 +97,10 @@ def is_label_word(word: str) -> bool:
     return word.lower() in LABEL_WORDS or word.lower().startswith("label")
 
 
-def read_name(path: Path) -> Named:
-    """Take a raster's name apart."""
-    words, folder = path.stem.split("_"), path.parent.name.lower()
+def read_name(path: Path, source: Path) -> Named:
+    """Take a raster's name apart; folders count from `source` down."""
+    words = path.stem.split("_")
+    folder = path.parent.name.lower() if path.parent != source else ""
     lower = [word.lower() for word in words]
     if QUALITY_WORDS & set(lower):
         return Named(path, "quality", path.stem, "")
@@ -105,16 +137,25 @@ def read_bands(file: Named | Path) -> tuple[Grid, list[SourceBand]]:
             crs = raster.crs.to_wkt() if raster.crs else ""
             grid = Grid(raster.height, raster.width, raster.transform, crs)
             described, dtypes, nodata = raster.descriptions, raster.dtypes, raster.nodatavals
+            masked = any(
+                MaskFlags.per_dataset in f and MaskFlags.alpha not in f for f in raster.mask_flag_enums
+            )
     except RasterioError as error:
         raise GlacierError(f"{named.path}: cannot be read as a raster ({error})") from error
+    if masked:
+        raise GlacierError(
+            f"{named.path}: says by a mask band where it holds data, which is not read; expected a "
+            "no-data value, as `gdal_translate -a_nodata` gives it"
+        )
     bands = []
     for i, fallback in enumerate(_codes(named, len(dtypes))):
         if dtypes[i].startswith("complex"):
             raise GlacierError(f"{named.path}: pixels are {dtypes[i]}, expected integers or floats")
         description = described[i] or ""
         code = fallback if named.code else description or fallback
-        known = role(description.lower()) != "other"
-        name = description.lower() if known else measured(code, named.path.stem)
+        name = description if role(description.lower()) != "other" else code
+        if named.code or description:
+            name = measured(name, named.path.stem)
         name = name if role(name.lower()) == "other" else name.lower()
         bands.append(SourceBand(name, code, named.path, i + 1, dtypes[i], nodata[i]))
     return grid, bands
@@ -129,7 +170,7 @@ def _codes(named: Named, count: int) -> list[str]:
         return ["red", "green", "blue"]
     if count == 1:
         return [code or "band"]
-    return [f"{code}_{i}" if code else f"B{i}" for i in range(1, count + 1)]
+    return [f"{code or 'band'}_{i}" for i in range(1, count + 1)]
 
 
 def same_grid(first: Path, grid: Grid, others: Iterable[tuple[Path, Grid]]) -> None:

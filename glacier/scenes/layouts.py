@@ -40,6 +40,7 @@ def find_scenes(
     for path in (source, labels):
         if path and not path.exists():
             raise GlacierError(f"{path}: no such file or folder")
+    source = source.resolve()
     folders = find_band_folders(source)
     if layout == "bands" and not folders:
         raise GlacierError(f"{source}: no folder Band1, Band2, … in it, as --layout bands expects")
@@ -102,6 +103,11 @@ def _hold_together(scenes: list[Scene]) -> None:
     """Every scene of a store has the same bands, and its own name."""
     first = scenes[0]
     names = [band.name for band in first.bands]
+    twice = [name for name, count in Counter(scene.name for scene in scenes).items() if count > 1]
+    if twice:
+        raise GlacierError(
+            f"{len(scenes)} scenes, of which several are called {twice[0]}; rename their files"
+        )
     for scene in scenes[1:]:
         found = [band.name for band in scene.bands]
         if found != names:

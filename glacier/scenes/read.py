@@ -37,7 +37,7 @@ class SceneReader:
         self._files: dict[str, Any] = {}
         self._stack = ExitStack()
         self._outlines = (
-            read_outlines(scene.label.path, scene.grid.crs)
+            read_outlines(scene.label.path, scene.grid)
             if scene.label and not isinstance(scene.label, RasterLabel)
             else None
         )
@@ -71,26 +71,26 @@ class SceneReader:
             for i, values in zip(indexes, self._read(path, numbers, window), strict=True):
                 yield i, values, valid(values, self.scene.bands[i])
 
-    def label(self, window: Window) -> NDArray[np.integer]:
-        """Source label values of a window (h, w); the raster's own no-data value stays among them.
+    def label(self, window: Window) -> tuple[NDArray[np.integer], NDArray[np.bool_] | None]:
+        """Source label values of a window (h, w), and where they are labels, None if everywhere.
 
         Raises:
             GlacierError: no labels, a file that cannot be read here, or one that holds fractions.
         """
         label = self.scene.label
         if self._outlines:
-            return self._outlines.burn(self.scene.grid.transform, window)
+            return self._outlines.burn(self.scene.grid.transform, window), None
         if not isinstance(label, RasterLabel):
-            raise GlacierError(
-                f"scene {self.scene.name}: no labels; expected a label raster or outlines beside the "
-                "bands, or --labels PATH"
-            )
+            raise GlacierError(unlabelled(self.scene))
         values = self._read(str(label.path), [1], window)[0]
+        held = valid(values, label)
         if values.dtype.kind == "f":
-            if not np.array_equal(values, np.rint(values)):
+            finite = np.isfinite(values)
+            whole = np.rint(np.where(finite, values, 0))
+            if not np.array_equal(whole[finite], values[finite]):
                 raise GlacierError(f"{label.path}: holds fractions; expected integer class values")
-            return np.asarray(values, np.int64)
-        return np.asarray(values)
+            values = np.where(finite, whole.astype(np.int64), np.iinfo(np.int64).min)
+        return np.asarray(values), held
 
     def _read(self, path: str, numbers: list[int], window: Window) -> NDArray[np.generic]:
         here = rasterio.windows.Window(window.column, window.row, window.width, window.height)
@@ -107,8 +107,16 @@ class SceneReader:
         return pixels
 
 
-def valid(values: NDArray[np.generic], band: SourceBand) -> NDArray[np.bool_] | None:
-    """Where values (h, w) are data: finite, and not the band's no-data value; None if everywhere."""
+def unlabelled(scene: Scene) -> str:
+    """What is said of a scene without labels."""
+    return (
+        f"scene {scene.name}: no labels; expected a label raster or outlines beside the bands, or "
+        "--labels PATH"
+    )
+
+
+def valid(values: NDArray[np.generic], band: SourceBand | RasterLabel) -> NDArray[np.bool_] | None:
+    """Where values (h, w) are data: finite, and not the file's no-data value; None if everywhere."""
     if values.dtype.kind == "f":
         mask = np.isfinite(values)
         if band.nodata is not None and np.isfinite(band.nodata):
@@ -118,8 +126,13 @@ def valid(values: NDArray[np.generic], band: SourceBand) -> NDArray[np.bool_] | 
 
 
 def optical(bands: Sequence[SourceBand]) -> list[int]:
-    """The bands whose lack makes a pixel no data: the optical ones; all, where none is known to be."""
-    return [i for i, b in enumerate(bands) if b.role == "optical"] or list(range(len(bands)))
+    """The bands whose lack makes a pixel no data: the optical ones.
+
+    Where none is known to be, those that may be; where all are texture or terrain, all.
+    """
+    chosen = [i for i, b in enumerate(bands) if b.role == "optical"]
+    chosen = chosen or [i for i, b in enumerate(bands) if b.role in ("thermal", "other")]
+    return chosen or list(range(len(bands)))
 
 
 def has_data(

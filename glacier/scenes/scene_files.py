@@ -4,9 +4,12 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from glacier.errors import GlacierError
-from glacier.scenes.files import Named, Parts, is_label_word, rasters, read_name, vectors
+from glacier.scenes.files import Named, Parts, is_label_word, outlines, rasters, read_name
 
 _ASIDE = frozenset({"images", "image", "bands", "img"})
+
+Key = tuple[Path, str]
+"""A scene before it has a name: the folder it lies in, and the part its files' names share."""
 
 
 def scene_files(source: Path, labels: Path | None, labelled: bool) -> list[Parts]:
@@ -15,20 +18,21 @@ def scene_files(source: Path, labels: Path | None, labelled: bool) -> list[Parts
     Raises:
         GlacierError: no raster, or a label or texture that belongs to no scene or to several.
     """
-    named = [read_name(file) for file in _all_rasters(source)]
-    scenes: dict[tuple[Path, str], list[Named]] = defaultdict(list)
+    top = source if source.is_dir() else source.parent
+    named = [read_name(file, top) for file in _all_rasters(source)]
+    scenes: dict[Key, list[Named]] = defaultdict(list)
     for file in named:
         if file.kind == "band":
-            scenes[_home(file.path), file.stem].append(file)
+            scenes[_home(file.path, top), file.stem].append(file)
     if not scenes:
         raise GlacierError(
             f"{source}: no raster of bands in it; expected GeoTIFFs, in folders per scene or per band"
         )
     for file in named:
         if file.kind == "glcm":
-            scenes[_owner(file, list(scenes))].append(file)
-    label = _labels(source, labels, named, list(scenes)) if labelled else {}
-    names = _names(list(scenes))
+            scenes[_owner(file, list(scenes), top)].append(file)
+    label = _labels(top, labels, named, list(scenes)) if labelled else {}
+    names = _names(list(scenes), top)
     return [Parts(names[key], tuple(files), label.get(key)) for key, files in scenes.items()]
 
 
@@ -39,19 +43,19 @@ def _all_rasters(source: Path) -> list[Path]:
     return [file for folder in folders for file in rasters(folder)]
 
 
-def _home(path: Path) -> Path:
-    """The folder a file's scene lies in: above folders such as `labels` or `glcm`."""
-    folder = path.parent
-    name = folder.name.lower()
-    return folder.parent if is_label_word(name) or name.startswith("glcm") or name in _ASIDE else folder
+def _home(path: Path, top: Path) -> Path:
+    """The folder a file's scene lies in: above folders such as `labels` or `glcm`, not above `top`."""
+    folder, name = path.parent, path.parent.name.lower()
+    aside = is_label_word(name) or name.startswith("glcm") or name in _ASIDE
+    return folder.parent if aside and folder != top else folder
 
 
-def _owner(file: Named, scenes: list[tuple[Path, str]]) -> tuple[Path, str]:
-    """The scene a label or texture belongs to: the same stem, else one that begins alike."""
-    near = [key for key in scenes if key[0] == _home(file.path)] or scenes
-    fits = [key for key in near if key[1] == file.stem] or [
-        key for key in near if _begins(key[1], file.stem) or _begins(file.stem, key[1])
-    ]
+def _owner(file: Named, scenes: list[Key], top: Path) -> Key:
+    """The scene a label or texture belongs to: the same name, else one that begins alike."""
+    near = [key for key in scenes if key[0] == _home(file.path, top)] or scenes
+    fits = [key for key in near if file.stem == key[1]]
+    fits = fits or [key for key in near if file.stem == key[0].name]
+    fits = fits or [k for k in near if _begins(k[1], file.stem) or _begins(file.stem, k[1])]
     if len(fits) != 1:
         found = ", ".join(sorted(stem or home.name for home, stem in fits or near)[:5])
         raise GlacierError(
@@ -65,35 +69,37 @@ def _begins(longer: str, shorter: str) -> bool:
     return not shorter or longer.startswith(f"{shorter}_")
 
 
-def _labels(
-    source: Path, labels: Path | None, named: list[Named], scenes: list[tuple[Path, str]]
-) -> dict[tuple[Path, str], Path]:
-    """Scene -> its label raster or outlines. A raster beside the bands goes before outlines."""
+def _labels(top: Path, labels: Path | None, named: list[Named], scenes: list[Key]) -> dict[Key, Path]:
+    """Scene -> its label raster, else the outlines that lie beside it or in `top`."""
     if labels and labels.is_file() and labels.suffix.lower() not in {".tif", ".tiff"}:
         return dict.fromkeys(scenes, labels)
+    files = [file for file in named if file.kind == "label"]
     if labels:
-        files = [labels] if labels.is_file() else rasters(labels)
-        stem = {file: read_name(file).stem for file in files}
-        rows = [Named(file, "label", "" if labels.is_file() else stem[file], "") for file in files]
-        return {_owner(row, scenes): row.path for row in rows}
-    found: dict[tuple[Path, str], Path] = {}
-    for key in scenes:
-        outlines = vectors(key[0]) or (vectors(source) if source.is_dir() else [])
-        if len(outlines) > 1:
+        given = [labels] if labels.is_file() else rasters(labels)
+        files = [Named(f, "label", read_name(f, labels.parent).stem, "") for f in given]
+    found: dict[Key, Path] = {}
+    for file in files:
+        only = labels is not None and labels.is_file() and len(scenes) == 1
+        key = scenes[0] if only else _owner(file, scenes, top)
+        if key in found:
             raise GlacierError(
-                f"{outlines[0].parent}: {len(outlines)} vector files "
-                f"({', '.join(f.name for f in outlines[:4])}); name the outlines with --labels"
+                f"{file.path}: a second label for the scene of {found[key].name}; name the one to use "
+                "with --labels"
             )
-        if outlines:
-            found[key] = outlines[0]
-    return found | {_owner(f, scenes): f.path for f in named if f.kind == "label"}
+        found[key] = file.path
+    for key in scenes:
+        if key not in found:
+            beside = outlines(labels) if labels and labels.is_dir() else outlines(key[0]) or outlines(top)
+            if beside:
+                found[key] = beside
+    return found
 
 
-def _names(scenes: list[tuple[Path, str]]) -> dict[tuple[Path, str], str]:
-    """Scene names: the stem, or the folder's name, or both where one alone stands twice."""
+def _names(scenes: list[Key], top: Path) -> dict[Key, str]:
+    """Scene names: what the files share, else their folder; with the folders above if that is twice."""
     short = {(home, stem): stem or home.name for home, stem in scenes}
     count = Counter(short.values())
     return {
-        key: name if count[name] == 1 else "_".join(filter(None, (key[0].name, key[1])))
+        key: name if count[name] == 1 else "_".join((*key[0].relative_to(top).parts, key[1])).strip("_")
         for key, name in short.items()
     }

@@ -3,8 +3,8 @@
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from rasterio.warp import transform as reproject
 
+from glacier.store.ground import degrees
 from glacier.store.reader import Store
 
 
@@ -36,7 +36,6 @@ def footprints(store: Store) -> NDArray[np.object_]:
     crs = store.array("scene_crs")[scene]
     for index, name in enumerate(store.meta.crs if len(store.meta.crs) > 1 else ()):
         here = crs == index
-        xy = reproject(name, "EPSG:4326", *points[here].reshape(-1, 2).T)
-        points[here] = np.column_stack(xy).reshape(-1, 4, 2)
+        points[here] = degrees(name, points[here].reshape(-1, 2)).reshape(-1, 4, 2)
     points[crs < 0, :, 0] += 1e9 * (1 + scene[crs < 0, None])
     return np.asarray(shapely.polygons(points))

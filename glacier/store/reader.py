@@ -14,7 +14,7 @@ from zarr.storage import LocalStore
 from glacier.errors import GlacierError
 from glacier.store.bands import Raw
 from glacier.store.schema import Meta, incomplete
-from glacier.store.writer import ROOT, UNFINISHED
+from glacier.store.writer import NOTE, ROOT
 
 
 class Windows(Protocol):
@@ -44,11 +44,17 @@ class Store:
         """
         self.path = Path(path)
         self.meta = Meta.from_attributes(_attributes(self.path), self.path)
-        self._group = zarr.open_group(LocalStore(self.path, read_only=True), mode="r")
-        self._image: Any = self._group["image"]
-        self._label: Any = self._group["label"]
+        try:
+            self._group = zarr.open_group(LocalStore(self.path, read_only=True), mode="r")
+            self._image, self._label = self._open("image"), self._open("label")
+        except (KeyError, ValueError, TypeError) as error:
+            raise GlacierError(f"{self.path / ROOT}: damaged ({error}); make the store again") from error
+        size, found = self.meta.tile_size, (*self._image.shape[1:], self._image.dtype.name)
+        expected = (size, size, len(self.meta.bands), self.meta.dtype)
+        if found != expected:
+            raise GlacierError(f"{self.path}: tiles are {found}, expected {expected}; make the store again")
         for array in (self._image, self._label):
-            _no_shard_missing(self.path, array)
+            _nothing_missing(self.path, array)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="glacier-read")
 
     def __len__(self) -> int:
@@ -64,8 +70,14 @@ class Store:
 
     def array(self, name: str) -> NDArray[Any]:
         """A whole small array, e.g. `fold` (tile,) or `origin` (tile, 2)."""
-        values: Any = self._group[name]
-        return np.asarray(values[...])
+        values = self._open(name)
+        _nothing_missing(self.path, values)
+        try:
+            return np.asarray(values[...])
+        except (ValueError, RuntimeError, OSError) as error:
+            raise GlacierError(
+                f"{self.path}: {name} cannot be decoded ({error}); make the store again"
+            ) from error
 
     @cached_property
     def histogram(self) -> NDArray[np.uint16]:
@@ -107,6 +119,9 @@ class Store:
 
         list(self._pool.map(read, range(len(samples))))
 
+    def _open(self, name: str) -> Any:
+        return self._group[name]
+
     def _decode(self, array: Any, window: tuple[int | slice, ...]) -> Any:
         try:
             return array[window]
@@ -124,31 +139,33 @@ def _attributes(path: Path) -> dict[str, Any]:
     """The root group's attributes."""
     root = path / ROOT
     if not root.is_file():
-        if (path / UNFINISHED).is_dir():
+        if (path / NOTE).is_file():
             raise incomplete(path)
         raise GlacierError(f"{path}: no store here; make one with `glacier ingest SOURCE --out {path}`")
     try:
-        attributes: dict[str, Any] = json.loads(root.read_text())["attributes"]
-    except (ValueError, KeyError) as error:
+        attributes = json.loads(root.read_bytes())["attributes"]
+    except (ValueError, KeyError, TypeError) as error:
         raise GlacierError(f"{root}: damaged ({error}); make the store again") from error
+    if not isinstance(attributes, dict):
+        raise GlacierError(f"{root}: damaged (no attributes); make the store again")
     return attributes
 
 
-def _no_shard_missing(path: Path, array: Any) -> None:
+def _nothing_missing(path: Path, array: Any) -> None:
     """Zarr reads a missing shard as zeros; in a complete store it is a loss.
 
     Raises:
         GlacierError: the tiles of the first missing shard.
     """
-    tiles, per_shard = array.shape[0], array.shards[0]
-    folder = path / array.basename / "c"
-    present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    for shard in range(-(-tiles // per_shard)):
-        if str(shard) not in present:
-            last = min((shard + 1) * per_shard, tiles) - 1
+    rows, step = array.shape[0], (array.shards or array.chunks)[0]
+    rest = "/".join("0" * (array.ndim - 1))
+    for shard in range(-(-rows // step)):
+        file = path / array.basename / "c" / str(shard) / rest
+        if not file.is_file():
+            last = min((shard + 1) * step, rows) - 1
             raise GlacierError(
-                f"{path}: {array.basename} of tiles {shard * per_shard} to {last} is missing "
-                f"({folder / str(shard)}); make the store again"
+                f"{path}: {array.basename} of tiles {shard * step} to {last} is missing ({file}); "
+                "make the store again"
             )
 
 

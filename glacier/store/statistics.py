@@ -9,7 +9,7 @@ from glacier.store.bands import Statistics
 def pool(moments: NDArray[np.float64], sample: NDArray[np.float32] | None = None) -> list[Statistics]:
     """Statistics per band, exact but for the percentiles.
 
-    Counts, means and squared deviations are pooled pairwise (Chan, Golub and LeVeque, 1983).
+    Squared deviations are pooled with those between the tiles' means (Chan, Golub and LeVeque, 1983).
 
     Args:
         moments: (tile, band, 5): count, mean, squared deviations, min, max.

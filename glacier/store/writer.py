@@ -22,6 +22,8 @@ from glacier.store.schema import ArraySpec, Codec, Meta, array_specs
 
 ROOT = "zarr.json"
 UNFINISHED = "unfinished"
+NOTE = f"{UNFINISHED}/source.json"
+"""What an unfinished store is made from; it is there before anything else is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,12 +38,13 @@ class Synthetic:
 
 
 def synthesise(seed: int, height: int, width: int, *, place: int = 0) -> Synthetic:
-    """One scene of `height` x `width` px, the same for the same seed; `place` sets it apart on a map."""
+    """One scene of `height` x `width` px, the same for the same seed; `place` moves it on the ground."""
     rng = np.random.default_rng([seed, place])
     land = glaciate(rng, elevation(rng, (height, width)), LAKES)
     view = look(rng, land, CLOUDS)
     values = np.array([c.value for c in COMPETITION.classes], np.uint8)
-    corner = Affine.translation(CORNER[0] + place * 2e5, CORNER[1])
+    step = 2 * PIXEL * max(height, width)
+    corner = Affine.translation(CORNER[0] + place % 5 * step, CORNER[1] - place // 5 * step)
     return Synthetic(view, values[land.classes], corner @ Affine.scale(PIXEL, -PIXEL))
 
 

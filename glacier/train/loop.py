@@ -2,9 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,36 +12,17 @@ from glacier.config import Config
 from glacier.console import Track, silence
 from glacier.errors import GlacierError
 from glacier.model.losses import cross_entropy_dice, soft_counts
-from glacier.model.metrics import Scores, scores
+from glacier.model.metrics import scores
 from glacier.pipeline.feed import Batch
 from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.loader import Loader
 from glacier.pipeline.split import split, statistics
 from glacier.store.reader import Store
 from glacier.train.evaluate import band_places, evaluate_tiles
+from glacier.train.history import Epoch
 from glacier.train.ranks import Ranks
 from glacier.train.report import EpochTable
 from glacier.train.segmenter import Segmenter, Trained, make_segmenter
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """What one epoch came to."""
-
-    epoch: int
-    """From 1."""
-    loss: float
-    """Mean over its steps."""
-    losses: list[float]
-    """Of each step, over all ranks."""
-    scores: Scores
-    """On the validation fold."""
-    tiles_per_s: float
-    """Windows trained on per second, over all ranks."""
-    wait: float
-    """Share of the training time that rank 0 waited for data."""
-    seconds: float
-    """Training and validation together."""
 
 
 class Trainer:
@@ -168,13 +147,7 @@ def train(config: Config, store: Store, out: Path, ranks: Ranks, track: Track = 
             if epoch.scores.mcc > best:
                 trainer.trained(epoch).save(out)
             with (out / "history.jsonl").open("a") as file:
-                file.write(json.dumps(_record(epoch)) + "\n")
+                file.write(json.dumps(epoch.to_json()) + "\n")
         if table:
             table.add(epoch, best=epoch.scores.mcc > best)
     return history
-
-
-def _record(epoch: Epoch) -> dict[str, Any]:
-    record = asdict(epoch)
-    record["scores"] = epoch.scores.to_json()
-    return record

@@ -1,16 +1,13 @@
 """Tables a person reads: epochs as they pass, and scores by class."""
 
 from math import isnan
-from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from glacier.console import out
 from glacier.model.metrics import Scores
-
-if TYPE_CHECKING:
-    from glacier.train.loop import Epoch
+from glacier.train.history import Epoch
 
 
 class EpochTable:
@@ -20,7 +17,7 @@ class EpochTable:
         self._heads = ["epoch", "loss", "MCC", "mIoU", *classes, "tiles/s", "wait", "s"]
         out.print(self._row([f"[bold]{head}" for head in self._heads]))
 
-    def add(self, epoch: "Epoch", *, best: bool) -> None:
+    def add(self, epoch: Epoch, *, best: bool) -> None:
         """Print one epoch; the best so far stands out."""
         rated = epoch.scores
         cells = [

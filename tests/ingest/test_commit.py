@@ -175,17 +175,19 @@ def test_a_source_that_ends_early_is_named_and_leaves_no_store(source, tmp_path)
     assert not (tmp_path / "s.zarr" / "zarr.json").exists()
 
 
-@pytest.mark.parametrize("what", ["folder", "file"])
+@pytest.mark.parametrize("what", ["folder", "unfinished", "zarr", "file"])
 def test_something_else_at_out_is_left_alone(source, tmp_path, what):
     out = tmp_path / "precious"
-    if what == "folder":
-        out.mkdir()
-        (out / "thesis.txt").write_text("mine")
-    else:
+    if what == "file":
         out.write_text("mine")
-    with pytest.raises(GlacierError, match="exists and is not a store"):
+    else:
+        (out / "unfinished").mkdir(parents=True)
+        (out / "thesis.txt").write_text("mine")
+        if what == "zarr":
+            zarr.create_group(out, attributes={"mine": True})
+    with pytest.raises(GlacierError, match="exists and is not a glacier store"):
         run(source, out, overwrite=True)
-    assert (out / "thesis.txt" if what == "folder" else out).read_text() == "mine"
+    assert (out if what == "file" else out / "thesis.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("wrong", [{"tile_size": 100}, {"tile_size": 0}, {"folds": 1}])
@@ -208,3 +210,154 @@ def test_the_root_says_what_made_the_store(source, tmp_path):
     attributes = json.loads((tmp_path / "s.zarr" / "zarr.json").read_text())["attributes"]
     assert attributes["complete"] is True
     assert attributes["source"]["options"]["tile_size"] == 32
+
+
+OTHER = Options(tile_size=64, classes="0=a,1=b", folds=2, dtype="float32")
+
+
+def interrupted(monkeypatch, name, call):
+    """Run `call`, cut off where `write.<name>` would begin."""
+    module, _, attribute = name.rpartition(".")
+    target = write if not module else getattr(write, module)
+    with monkeypatch.context() as patch:
+        patch.setattr(target, attribute, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            call()
+
+
+@pytest.mark.parametrize("at", ["write_shard", "_commit", "StoreWriter.create"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_ingest_cut_off_anywhere_makes_way_for_another(source, tmp_path, monkeypatch, at, overwrite):
+    """What the first left behind never mixes into what the second writes."""
+    out = tmp_path / "s.zarr"
+    if overwrite:
+        run(source, out)
+    interrupted(monkeypatch, at, lambda: run(source, out, OPTIONS, overwrite=overwrite))
+    run(source, out, OTHER, overwrite=True)
+    expected = tmp_path / "expected.zarr"
+    run(source, expected, OTHER)
+    assert contents(Store(out)) == contents(Store(expected))
+    assert Store(out).meta.dtype == "float32"
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["expected.zarr", "in", "s.zarr"]
+
+
+def test_a_swap_cut_off_is_mended(source, tmp_path):
+    """Killed between the two renames: the old store is aside, the new one not yet in place."""
+    out = tmp_path / "s.zarr"
+    run(source, out)
+    old = contents(Store(out))
+    out.rename(tmp_path / ".s.zarr.old")
+    assert not run(source, out).fresh
+    assert contents(Store(out)) == old
+    out.rename(tmp_path / ".s.zarr.old")
+    run(source, tmp_path / ".s.zarr.new", OTHER)
+    assert not run(source, out, OTHER).fresh
+    assert Store(out).meta.dtype == "float32"
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["in", "s.zarr"]
+
+
+def test_a_wrong_class_map_does_not_cost_what_is_there(source, tmp_path, monkeypatch):
+    out = tmp_path / "s.zarr"
+    interrupted(monkeypatch, "_commit", lambda: run(source, out))
+    wrong = Options(tile_size=32, classes="0=a,3=b", folds=2)
+    with pytest.raises(GlacierError, match="label value 1 has no class"):
+        run(source, out, wrong, overwrite=True)
+    assert run(source, out).resumed == 13
+
+
+def test_outlines_and_rasters_in_one_source_need_classes_for_both(source, tmp_path):
+    """Outlines are burnt as 0 and 1; nothing is written before that is found out."""
+    import pyogrio
+    import shapely
+
+    write_raster(source / "more" / "t.tif", noise(), nodata=0, names=("red", "nir"))
+    polygon = shapely.to_wkb(np.array([shapely.box(500000, 3099000, 501000, 3100000)], object))
+    pyogrio.raw.write(
+        source / "more" / "o.gpkg", polygon, [], [], geometry_type="Polygon", crs="EPSG:32645"
+    )
+    with pytest.raises(GlacierError, match="label value 1 has no class"):
+        run(source, tmp_path / "s.zarr", Options(tile_size=32, classes="0=a,85=b", folds=2))
+    assert not (tmp_path / "s.zarr").exists()
+    run(source, tmp_path / "s.zarr")
+    assert Store(tmp_path / "s.zarr").scene_names == ["s", "t"]
+
+
+def test_scenes_that_disagree_about_dtype_and_no_data_are_packed_together(tmp_path):
+    """uint16 without a no-data value beside float32 with NaN: one store, every value as it was."""
+    whole = np.arange(64 * 64, dtype=np.uint16).reshape(1, 64, 64)
+    part = np.full((1, 64, 64), np.nan, np.float32)
+    for lower, expected in ((0, 0), (32, 32 * 64)):
+        source = tmp_path / str(lower)
+        write_raster(source / "a.tif", whole, names=("red",))
+        part[0, :lower] = 7.0
+        write_raster(source / "b.tif", part, names=("red",))
+        for name in "ab":
+            write_raster(source / f"{name}_label.tif", np.zeros((64, 64), np.uint8))
+        store = make_store(source, tmp_path / f"{lower}.zarr", tile_size=64, classes="0=a,1=b", folds=2)
+        band = store.meta.bands[0]
+        np.testing.assert_array_equal(band.unpack(store.image(0)[..., 0]), whole[0])
+        assert len(store) == 1 + (lower > 0)
+        if lower:
+            back = band.unpack(store.image(1)[..., 0])
+            np.testing.assert_array_equal(back, part[0])
+        assert store.histogram.sum() == 64 * 64 + expected
+
+
+def test_textures_do_not_decide_what_is_data(tmp_path):
+    """Competition tiles name no sensor: their bands are of unknown role, their textures are not."""
+    band = np.ones((64, 64), np.uint16)
+    band[:32] = 0
+    for number in (1, 2):
+        write_raster(tmp_path / "in" / f"Band{number}" / f"B{number + 1}_masked_02_07.tif", band, nodata=0)
+    write_raster(tmp_path / "in" / "GLCM_contrast" / "c_02_07.tif", np.ones((64, 64), np.float32))
+    write_raster(tmp_path / "in" / "label" / "Y_02_07.tif", np.full((64, 64), 85, np.uint8))
+    store = make_store(tmp_path / "in", tmp_path / "s.zarr", tile_size=32, folds=2)
+    assert len(store) == 2
+    assert store.histogram.sum() == 64 * 32
+
+
+@pytest.mark.parametrize("value", [-9999.0, -3.4e38, 1e20])
+def test_an_undeclared_no_data_value_is_refused_not_packed(tmp_path, value):
+    pixels = np.random.default_rng(0).normal(0.3, 0.1, (1, 64, 64)).astype(np.float32)
+    pixels[0, :9] = value
+    write_raster(tmp_path / "in" / "s.tif", pixels, names=("red",))
+    write_raster(tmp_path / "in" / "s_label.tif", np.zeros((64, 64), np.uint8))
+    with pytest.raises(GlacierError, match=r"band red: value .* stands far from all others.*-a_nodata"):
+        make_store(tmp_path / "in", tmp_path / "s.zarr", tile_size=64, classes="0=a,1=b", folds=2)
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_float32_says_what_wider_types_lose(tmp_path):
+    pixels = np.array([[2**24 + 1, -5]], np.int32).repeat(8, 0).repeat(4, 1)[None]
+    write_raster(tmp_path / "in" / "s.tif", pixels, names=("red",))
+    write_raster(tmp_path / "in" / "s_label.tif", np.zeros((8, 8), np.uint8))
+    store = make_store(
+        tmp_path / "in", tmp_path / "s.zarr", tile_size=32, classes="0=a,1=b", folds=2, dtype="float32"
+    )
+    (band,) = store.meta.bands
+    error = np.abs(band.unpack(store.image(0)[:8, :8, 0]) - pixels[0]).max()
+    assert 0 < error <= band.bound <= 2
+
+
+def test_a_labels_own_no_data_value_is_no_class_unless_asked_for(tmp_path):
+    label = np.array([[0, 85], [255, 255]], np.uint8).repeat(16, 0).repeat(16, 1)
+    write_raster(tmp_path / "in" / "s_red.tif", np.ones((32, 32), np.uint8), nodata=0)
+    write_raster(tmp_path / "in" / "s_label.tif", label, nodata=255)
+    store = make_store(tmp_path / "in", tmp_path / "a.zarr", tile_size=32, folds=2)
+    assert store.histogram.sum(axis=(0, 1, 2)).tolist() == [256, 256, 0, 0]
+    asked = "0=background,85=glacier,255=lake"
+    store = make_store(tmp_path / "in", tmp_path / "b.zarr", tile_size=32, folds=2, classes=asked)
+    assert store.histogram.sum(axis=(0, 1, 2)).tolist() == [256, 256, 512]
+
+
+def test_float_labels_may_hold_nan(tmp_path):
+    label = np.zeros((32, 32), np.float32)
+    label[:8], label[8:16] = np.nan, 1
+    write_raster(tmp_path / "in" / "s_red.tif", np.ones((32, 32), np.uint8), nodata=0)
+    write_raster(tmp_path / "in" / "s_label.tif", label)
+    store = make_store(tmp_path / "in", tmp_path / "a.zarr", tile_size=32, folds=2, classes="0=a,1=b")
+    assert store.histogram.sum(axis=(0, 1, 2)).tolist() == [512, 256]
+    label[0, 0] = 0.5
+    write_raster(tmp_path / "in" / "s_label.tif", label)
+    with pytest.raises(GlacierError, match="holds fractions"):
+        make_store(tmp_path / "in", tmp_path / "b.zarr", tile_size=32, folds=2, classes="0=a,1=b")

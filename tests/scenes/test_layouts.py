@@ -1,7 +1,10 @@
 """Which files make which scenes, by layout."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import rasterio
 
 from glacier.errors import GlacierError, UsageError
 from glacier.scenes.bands import measured, parse_selection, role
@@ -56,6 +59,21 @@ def shape(scenes):
             ["s/red.tif", "s/glcm/contrast.tif", "s/GLCM_energy/s.tif"],
             {"s": (["red", "glcm_contrast", "glcm_energy"], None)},
             id="texture in folders of its own",
+        ),
+        pytest.param(
+            ["a/2020/red.tif", "b/2020/red.tif"],
+            {"a_2020": (["red"], None), "b_2020": (["red"], None)},
+            id="one folder's name in two folders",
+        ),
+        pytest.param(
+            ["LC08_SR_B4.TIF", "LC08_ST_B10.TIF", "LC08_MTL.TIF", "LC08_VZA.TIF"],
+            {"LC08": (["red", "thermal"], None)},
+            id="Landsat level 2, with what comes along",
+        ),
+        pytest.param(
+            ["T45RVL_2020_B02_10m.tif", "T45RVL_2020_B8A_10m.tif", "T45RVL_2020_SCL_10m.tif"],
+            {"T45RVL_2020": (["blue", "nir_narrow"], None)},
+            id="Sentinel-2 level 2",
         ),
         pytest.param(
             ["one/image.tif", "two/image.tif"],
@@ -196,7 +214,7 @@ def test_a_label_that_fits_no_scene_is_named(tmp_path):
     ],
 )
 def test_names_taken_apart(tmp_path, name, kind, stem, code):
-    named = read_name(tmp_path / name)
+    named = read_name(tmp_path / name, tmp_path)
     assert (named.kind, named.stem, named.code) == (kind, stem, code)
 
 
@@ -223,3 +241,74 @@ def test_what_a_code_measures_depends_on_the_sensor(code, stem, name):
 )
 def test_roles(name, kind):
     assert role(name) == kind
+
+
+def test_an_unnamed_stack_is_not_named_by_position(tmp_path):
+    """B8A is the ninth band of Sentinel-2, not B9; nobody knows which bands a bare stack holds."""
+    write_raster(tmp_path / "S2A_x.tif", np.stack([FLAT] * 10))
+    (scene,) = find_scenes(tmp_path)
+    assert [band.name for band in scene.bands] == [f"band_{i}" for i in range(1, 11)]
+
+
+def test_a_scene_called_s2_is_no_sentinel():
+    assert measured("B4", "s2") == "B4"
+    assert measured("B4", "S2B_x") == "red"
+
+
+def test_band_folders_of_competition_names(tmp_path):
+    touch(tmp_path / "Band1", "B2_02_07.tif")
+    touch(tmp_path / "Band2", "B3_02_07.tif")
+    touch(tmp_path / "label", "Y_02_07.tif")
+    assert shape(find_scenes(tmp_path)) == {"02_07": (["B2", "B3"], "Y_02_07.tif")}
+
+
+@pytest.mark.parametrize("name", ["glcm_tiles", "labelled_data", "Band_of_brothers"])
+def test_what_the_source_is_called_does_not_matter(tmp_path, name):
+    touch(tmp_path / name / "Band1", "a_01.tif")
+    assert shape(find_scenes(tmp_path / name)) == {"01": (["Band1"], None)}
+    touch(tmp_path / f"{name}2", "x_red.tif")
+    assert shape(find_scenes(tmp_path / f"{name}2")) == {"x": (["red"], None)}
+
+
+def test_labels_elsewhere_match_scenes_by_their_folders_name(tmp_path):
+    touch(tmp_path / "in", "s1x/red.tif", "s2x/red.tif")
+    touch(tmp_path / "lab", "s1x.tif", "s2x.tif", pixels=LABEL)
+    scenes = find_scenes(tmp_path / "in", labels=tmp_path / "lab")
+    assert shape(scenes) == {"s1x": (["red"], "s1x.tif"), "s2x": (["red"], "s2x.tif")}
+
+
+def test_two_labels_of_one_scene_are_named(tmp_path):
+    touch(tmp_path, "s_red.tif", "s_label.tif", "s_snow_mask.tif")
+    with pytest.raises(GlacierError, match=r"s_snow_mask.tif: a second label for the scene of s_label.tif"):
+        find_scenes(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["", "Band1"])
+def test_several_vector_files_are_named(tmp_path, folder):
+    touch(tmp_path / folder, "s_red_01.tif")
+    for name in ("borders", "glaciers"):
+        (tmp_path / f"{name}.geojson").write_text("{}")
+    with pytest.raises(
+        GlacierError, match=r"2 vector files \(borders.geojson, glaciers.geojson\).*--labels"
+    ):
+        find_scenes(tmp_path)
+    touch(
+        tmp_path / ("label" if folder else ""),
+        "s_red_01_label.tif" if not folder else "01.tif",
+        pixels=LABEL,
+    )
+    assert find_scenes(tmp_path)[0].label is not None
+
+
+def test_the_folder_one_stands_in_has_a_name(tmp_path, monkeypatch):
+    touch(tmp_path / "valley", "red.tif")
+    monkeypatch.chdir(tmp_path / "valley")
+    assert shape(find_scenes(Path())) == {"valley": (["red"], None)}
+
+
+def test_a_mask_band_is_refused_rather_than_ignored(tmp_path):
+    path = touch(tmp_path, "s_red.tif") / "s_red.tif"
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.write_mask(np.zeros((8, 8), bool))
+    with pytest.raises(GlacierError, match="s_red.tif: says by a mask band where it holds data"):
+        find_scenes(tmp_path)

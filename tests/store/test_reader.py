@@ -68,9 +68,21 @@ def test_a_flipped_bit_is_an_error_that_names_the_tile(copy, name):
 
 @pytest.mark.parametrize("name", ["image", "label"])
 def test_a_missing_shard_is_an_error_that_names_its_tiles(copy, name):
-    shutil.rmtree(copy / name / "c" / "2")
+    shard = copy / name / "c" / "2" / "0" / "0"
+    (shard / "0" if name == "image" else shard).unlink()
     with pytest.raises(GlacierError, match=rf"{name} of tiles 6 to 8 is missing"):
         Store(copy)
+
+
+@pytest.mark.parametrize("damage", [lambda f: f.unlink(), lambda f: f.write_bytes(f.read_bytes()[:-3])])
+@pytest.mark.parametrize(
+    "name", ["fold", "histogram", "moments", "scene", "origin", "transform", "scene_name"]
+)
+def test_a_damaged_small_array_is_named(copy, name, damage):
+    (chunk,) = [f for f in (copy / name / "c").rglob("*") if f.is_file()]
+    damage(chunk)
+    with pytest.raises(GlacierError, match=rf"{name} (of tiles|cannot be decoded)"):
+        Store(copy).array(name)
 
 
 def broken_attributes(change):
@@ -92,6 +104,10 @@ def broken_attributes(change):
         (broken_attributes(lambda a: a.pop("schema")), "not a glacier store"),
         (broken_attributes(lambda a: a.update(complete=False)), "incomplete"),
         (broken_attributes(lambda a: a.pop("bands")), "attributes are damaged"),
+        (broken_attributes(lambda a: a.update(bands=[1])), "attributes are damaged"),
+        (broken_attributes(lambda a: a.update(dtype="uint8")), "tiles are .*int16.*, expected .*uint8"),
+        (lambda c: (c / "zarr.json").write_text("[1]"), "damaged"),
+        (lambda c: (c / "zarr.json").write_text('{"attributes": null}'), "damaged"),
     ],
 )
 def test_what_cannot_be_opened_is_named(copy, damage, words):
