@@ -8,7 +8,6 @@ Rungs, each doing all that the one before it does and more: `reader` (windows in
 """
 
 import json
-import os
 import platform
 import statistics
 import tempfile
@@ -30,13 +29,14 @@ from glacier.config import Config, shipped
 from glacier.errors import GlacierError
 from glacier.ingest.plan import Options
 from glacier.ingest.write import ingest
+from glacier.machine import cores
 from glacier.pipeline.buffer import Buffer
 from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.loader import Loader
 from glacier.pipeline.split import split
 from glacier.pipeline.split import statistics as tile_statistics
 from glacier.scenes.layouts import find_scenes
-from glacier.store.reader import Store
+from glacier.store.reader import Store, only_store
 from glacier.synth.write import write_synthetic
 from glacier.train.loop import Trainer
 from glacier.train.ranks import Ranks
@@ -50,7 +50,7 @@ def make_store(folder: Path) -> Path:
     write_synthetic(folder / "hills", layout="bands", seed=0, count=64, size=256)
     out = folder / "hills.zarr"
     options = Options(tile_size=256)
-    ingest(folder / "hills", find_scenes(folder / "hills"), out, options, workers=os.cpu_count() or 1)
+    ingest(folder / "hills", find_scenes(folder / "hills"), out, options, workers=cores())
     return out
 
 
@@ -109,32 +109,33 @@ def measure(ladder: dict[str, Rung], rounds: int, steps: int) -> dict[str, list[
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
     return {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "processor": platform.processor() or platform.machine(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "zarr", "nvidia-dali-cuda120", "rasterio")},
+        **{name: version(name) for name in ("torch", "zarr", "rasterio")},
     }
 
 
 @click.command()
 @click.option("--store", type=click.Path(path_type=Path), help="Default: the only *.zarr here.")
-@click.option("--batch", default=8, show_default=True)
-@click.option("--rounds", default=5, show_default=True)
-@click.option("--steps", default=6, show_default=True, help="Batches per rung and round.")
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option(
+    "--steps", type=click.IntRange(1), default=12, show_default=True, help="Batches per rung and round."
+)
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Also write the result here.")
 def main(store: Path | None, batch: int, rounds: int, steps: int, target: Path | None) -> None:
     """Measure the data path, rung by rung."""
     console = Console()
+    if target:
+        target.touch()
     with tempfile.TemporaryDirectory() as folder:
-        found = sorted(Path().glob("*.zarr"))
-        if store is None and not found:
+        if store is None and not any(Path().glob("*.zarr")):
             console.print("no *.zarr here: measuring on a synthetic store, made now")
             store = make_store(Path(folder))
-        if store is None and len(found) > 1:
-            raise click.UsageError(f"{len(found)} stores here; name one with --store")
         try:
-            opened = Store(store or found[0])
+            opened = Store(store or only_store(Path()))
             speeds = measure(rungs(opened, batch), rounds, steps)
         except GlacierError as error:
             raise click.ClickException(str(error)) from error

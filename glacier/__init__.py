@@ -1,4 +1,4 @@
-"""glacier: from GeoTIFF bands to glacier maps, with a data path that keeps GPUs busy.
+"""glacier: from GeoTIFF bands to glacier maps.
 
 import glacier
 

@@ -1,7 +1,6 @@
 """The command line. Each command imports what it needs when it runs, so that `--help` is quick."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,15 @@ class OneLine(click.Group):
         try:
             return super().invoke(ctx)
         except GlacierError as error:
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
-            ctx.exit(error.exit_code)
+            message, code = str(error), error.exit_code
+        except OSError as error:
+            message, code = f"{error.filename or 'file'}: {error.strerror or error}", 1
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+                raise
+            message, code = "the GPU's memory is full; try a smaller train.batch or data.patch", 1
+        click.echo(f"error: {' '.join(message.split())}", err=True)
+        return ctx.exit(code)
 
 
 @click.group(
@@ -94,16 +100,18 @@ def ingest(
     from glacier import console
     from glacier.ingest.plan import Options
     from glacier.ingest.write import ingest as write_store
+    from glacier.machine import cores
     from glacier.scenes.bands import parse_selection
     from glacier.scenes.layouts import find_scenes
 
     settings = Options(bands=bands, **options)
-    target = out or Path(f"{source.resolve().name}.zarr")
+    name = source.resolve().stem if source.is_file() else source.resolve().name
+    target = out or Path(f"{name}.zarr")
     scenes = find_scenes(source, layout=layout, labels=labels, bands=parse_selection(bands))  # type: ignore[arg-type]
     console.note(_found(scenes))
     report = write_store(
         source, scenes, target, settings,
-        workers=workers or len(os.sched_getaffinity(0)), overwrite=overwrite, track=console.bar,
+        workers=workers or cores(), overwrite=overwrite, track=console.bar,
     )  # fmt: skip
     if not report.fresh:
         console.note(f"{target}: complete already, {report.tiles} tiles; nothing to do")
@@ -185,6 +193,8 @@ def evaluate(run: Path | None, store: Path | None, split: str, as_json: bool) ->
     opened = Store(store or (own if own.is_dir() and own.name else only_store(Path())))
     with join_ranks() as ranks:
         rated = evaluate_run(trained, opened, split, ranks, console.bar)
+    if not ranks.main:
+        return
     if as_json:
         click.echo(json.dumps({**rated.to_json(), "pixels": "labelled", "split": split}))
     else:

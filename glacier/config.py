@@ -32,7 +32,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         _at_least("data.patch", self.patch, 32)
-        _at_least("data.seed", self.seed, 0)
+        _check_seed("data.seed", self.seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +68,9 @@ class TrainConfig:
         """Check ranges."""
         for key in ("epochs", "batch"):
             _at_least(f"train.{key}", getattr(self, key), 1)
-        for key in ("weight_decay", "samples_per_epoch", "fold", "seed"):
+        for key in ("weight_decay", "samples_per_epoch", "fold"):
             _at_least(f"train.{key}", getattr(self, key), 0)
+        _check_seed("train.seed", self.seed)
         if not self.lr > 0:
             raise UsageError(f"train.lr: {self.lr}, expected more than 0")
 
@@ -112,9 +113,9 @@ class Config:
             _set(tables, setting)
         return cls.from_dict(tables, path.name)
 
-    def with_store(self, path: Path) -> Self:
-        """The same, with the store named."""
-        return replace(self, data=replace(self.data, store=str(path)))
+    def replaced(self, section: str, **values: Any) -> Self:
+        """The same, but for some values of one section."""
+        return replace(self, **{section: replace(getattr(self, section), **values)})
 
     def to_dict(self) -> dict[str, Any]:
         """Nested tables of plain values."""
@@ -162,13 +163,20 @@ def _set(tables: dict[str, Any], setting: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    tables.setdefault(section, {})[key] = value
+    table = tables.setdefault(section, {})
+    if isinstance(table, dict):
+        table[key] = value
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
     options = list(known)
     close = difflib.get_close_matches(word, options, 1, 0.5)
     return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(options)}"
+
+
+def _check_seed(key: str, value: int) -> None:
+    if not 0 <= value < 2**63:
+        raise UsageError(f"{key}: {value}, expected 0 to 2**63 - 1")
 
 
 def _at_least(key: str, value: float, least: float) -> None:

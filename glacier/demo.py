@@ -1,6 +1,5 @@
 """`glacier demo`: the whole job on synthetic mountains, from GeoTIFFs to a map, in minutes."""
 
-import os
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from glacier.errors import GlacierError
 from glacier.ingest.plan import Options
 from glacier.ingest.write import ingest
 from glacier.inspect import contact_sheet, stretches, summarise
+from glacier.machine import cores
 from glacier.maps.command import predict_all
 from glacier.pictures import class_colours, false_colour, sheet
 from glacier.scenes.layouts import find_scenes
@@ -44,7 +44,7 @@ def run_demo(out: Path) -> None:
     write_synthetic(fresh, layout="scenes", seed=11, count=1, size=512)
     console.note("2/5 ingest")
     path = out / "mountains.zarr"
-    workers = len(os.sched_getaffinity(0))
+    workers = cores()
     ingest(bands, find_scenes(bands), path, Options(tile_size=TILE), workers=workers, track=console.bar)
     store = Store(path)
     summary = summarise(store)

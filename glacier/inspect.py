@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from glacier.pictures import Picture, Stretch, class_colours, composite, enlarged, false_colour, sheet
@@ -51,32 +52,32 @@ class Summary:
         """Bands and classes, for the terminal."""
         meta, store = self.store.meta, self.store
         bands = Table(
-            title=f"{store.path.name}: {len(store)} tiles of {meta.tile_size} px, {meta.dtype}, from "
-            f"{many(len(store.scene_names), 'scene')}, {meta.folds} folds, {meta.codec}",
+            title=f"{escape(store.path.name)}: {many(len(store), 'tile')} of {meta.tile_size} px, "
+            f"{meta.dtype}, from {many(len(store.scene_names), 'scene')}, {meta.folds} folds, {meta.codec}",
             title_justify="left",
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        for head in ("band", "role", "source", "mean", "sd", "2 %", "98 %", "packing"):
+        for head in ("band", "role", "source", "mean", "sd", "2 %", "98 %", "error"):
             left = head in ("band", "role", "source")
             bands.add_column(head, justify="left" if left else "right", no_wrap=True)
         for band in meta.bands:
             source = band.code if band.code != band.name else ""
-            bands.add_row(band.name, band.role, source, *_numbers(band))
+            bands.add_row(escape(band.name), band.role, escape(source), *_numbers(band))
         classes = Table(title="labelled pixels", title_justify="left", box=SIMPLE_HEAD)
         for head in ("class", "value", "pixels", "share"):
             classes.add_column(head, justify="left" if head == "class" else "right")
         for cls, count in zip(meta.classes, self.counts, strict=True):
             share = f"{100 * self.mix[cls.name]:.3g} %"
-            classes.add_row(f"[{cls.colour}]■[/] {cls.name}", str(cls.value), f"{count:,}", share)
+            classes.add_row(f"[{cls.colour}]■[/] {escape(cls.name)}", str(cls.value), f"{count:,}", share)
         return [bands, classes]
 
 
 def _numbers(band: Band) -> list[str]:
     s = band.statistics
     values = (s.mean, s.std, s.p2, s.p98) if s else ()
-    bound = f"±{band.bound:.2g}" if band.bound else "exact"
-    return [*(f"{value:.5g}" for value in values), bound]
+    bound = f"±{band.bound:.0e}" if band.bound else "exact"
+    return [*(f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}" for value in values), bound]
 
 
 def many(count: int, what: str) -> str:
@@ -127,10 +128,10 @@ def contact_sheet(summary: Summary, path: Path) -> None:
     sheet(
         path,
         rows,
-        title=f"{store.path.name}  ·  {len(store):,} tiles of {meta.tile_size} px",
+        title=f"{store.path.name}  ·  {many(len(store), 'tile')} of {meta.tile_size} px",
         lines=[
             f"{len(meta.bands)} bands, {meta.dtype}, from {many(len(store.scene_names), 'scene')}",
-            f"the {len(chosen)} most varied tiles over their labels; shown: {', '.join(names)}",
+            f"the most varied tiles over their labels; shown: {', '.join(names)}",
         ],
         legend=[(cls, f"{100 * summary.mix[cls.name]:.3g} %") for cls in meta.classes],
     )

@@ -94,7 +94,10 @@ def sheet(
     columns = max(map(len, rows))
     big, small = ImageFont.load_default(26), ImageFont.load_default(16)
     top = PAD + 40 + 24 * len(lines) + (34 if legend else 0) + (28 if heads else 8)
-    inside = max(columns * (width + GAP) - GAP, int(small.getlength(max(lines, key=len, default=""))))
+    entries = [f"{cls.name} {words}".strip() for cls, words in legend]
+    key_width = sum(52 + small.getlength(entry) for entry in entries)
+    words_width = max([big.getlength(title), key_width, *map(small.getlength, lines)])
+    inside = max(columns * (width + GAP) - GAP, int(words_width))
     canvas = Image.new("RGB", (inside + 2 * PAD, top + len(rows) * (height + GAP) - GAP + PAD), PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((PAD, PAD - 6), title, INK, big)
@@ -103,10 +106,10 @@ def sheet(
         draw.text((PAD, at), line, FAINT, small)
         at += 24
     left = PAD
-    for cls, words in legend:
+    for (cls, _), entry in zip(legend, entries, strict=True):
         draw.rounded_rectangle((left, at + 6, left + 18, at + 22), 4, cls.colour, FAINT)
-        draw.text((left + 26, at + 4), f"{cls.name} {words}".strip(), INK, small)
-        left += 26 + int(small.getlength(f"{cls.name} {words}".strip())) + 26
+        draw.text((left + 26, at + 4), entry, INK, small)
+        left += 52 + int(small.getlength(entry))
     for column, head in enumerate(heads):
         draw.text((PAD + column * (width + GAP), top - 26), head, FAINT, small)
     for r, row in enumerate(rows):
@@ -114,4 +117,4 @@ def sheet(
             place = (PAD + c * (width + GAP), top + r * (height + GAP))
             canvas.paste(Image.fromarray(picture), place)
     path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.save(path)
+    canvas.save(path, format="png")

@@ -17,6 +17,7 @@ from tests.helpers import NORTH_UP, write_raster, write_scene
 def call(tmp_path, monkeypatch):
     """Run a command in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
     def run(*words):
         result = CliRunner().invoke(main, [str(word) for word in words])
@@ -67,7 +68,8 @@ def test_inspect_as_json_table_and_picture(call, store, tmp_path):
     assert record["mix"]["debris"] == pytest.approx((labels == 2).sum() / (labels != 255).sum())
     assert "glcm_homogeneity" in call("inspect", store.path).stdout
     call("inspect", store.path, "--png", "sheet.png")
-    picture = np.asarray(Image.open(tmp_path / "sheet.png"))
+    with Image.open(tmp_path / "sheet.png") as opened:
+        picture = np.asarray(opened)
     for cls in store.meta.classes[:3]:
         colour = np.frombuffer(bytes.fromhex(cls.colour[1:]), np.uint8)
         assert (picture == colour).all(axis=-1).sum() > 500
@@ -190,3 +192,86 @@ def test_every_command_has_help(call, command):
     text = call(command, "--help").output
     assert command in text
     assert len(text) > 150
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("inspect", "{store}", "--png", "afile/x.png"),
+        ("train", "--store", "{store}", "--out", "afile"),
+        ("train", "--store", "{store}", "--out", "afile/run"),
+        ("synth", "afile/x", "--size", 64, "--count", 1),
+        ("ingest", "in", "--out", "afile/x.zarr", *CLASSES),
+        ("ingest", "in", "--out", ".", *CLASSES),
+        ("evaluate", "afile"),
+        ("predict", "afile", "in", "maps"),
+        ("ingest", "afile"),
+    ],
+)
+def test_a_file_where_a_folder_is_meant_is_named(call, scene, store, tmp_path, words):
+    (tmp_path / "afile").write_text("mine")
+    result = call(*(str(word).format(store=store.path) for word in words))
+    assert one_line(result, 1)
+    assert (tmp_path / "afile").read_text() == "mine"
+
+
+def test_a_png_needs_no_suffix(call, store, tmp_path):
+    call("inspect", store.path, "--png", "sheet")
+    with Image.open(tmp_path / "sheet") as picture:
+        assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("model.encoder=tu-swin_tiny_patch4_window7_224", "cannot be made"),
+        ("model.decoder_channels=[64,32,16,8,4]", "cannot be made"),
+        ("data.seed=99999999999999999999999", "data.seed: 99999999999999999999999, expected"),
+        ("data.patch=4096", "data.patch: 4096 px, expected a multiple of 32 up to the tile's 64 px"),
+        ("train.fold=7", "train.fold: 7, expected 0 to 4"),
+        ('data.bands=["nir"]', "no band nir"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_settings_that_do_not_fit_are_named(call, store, setting, words, tmp_path):
+    config = tmp_path / "mine.toml"
+    config.write_text("[data]\npatch = 64\n[train]\nepochs = 1\n")
+    result = call("train", "--config", config, "--store", store.path, "--set", setting)
+    assert result.exit_code in (1, 2)
+    assert words in one_line(result, result.exit_code)
+
+
+def test_default_windows_shrink_to_the_stores_tiles(call, store, tmp_path):
+    small = ("--set", "train.epochs=1", "--set", "train.samples_per_epoch=16", "--set", "train.batch=4")
+    assert call("train", "--store", store.path, "--out", "run", *small).exit_code == 0
+    assert "patch = 64" in (tmp_path / "run" / "config.toml").read_text()
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(call, tmp_path):
+    source = write_scene(tmp_path / "[b]in[/b]", "s", size=160)
+    classes = "0=ice [clean],1=rock[/b]"
+    call("ingest", source, "--out", "[x]s.zarr", "--classes", classes, "--tile-size", 32, "--workers", 1)
+    shown = call("inspect", "[x]s.zarr").stdout
+    assert "[x]s.zarr" in shown
+    assert "ice [clean]" in shown
+    assert "rock[/b]" in shown
+
+
+def test_every_tile_of_an_unseen_store_can_be_scored(call, store, tmp_path):
+    """--split all asks for no folds."""
+    small = ("--set", "train.epochs=1", "--set", "train.samples_per_epoch=8", "--set", "train.batch=4")
+    call("train", "--store", store.path, "--out", "run", *small)
+    call("synth", "one", "--count", 1, "--size", 64, "--seed", 5)
+    call("ingest", "one", "--tile-size", 64, "--workers", 1)
+    record = json.loads(call("evaluate", "run", "--store", "one.zarr", "--split", "all", "--json").stdout)
+    assert record["split"] == "all"
+    result = call("evaluate", "run", "--store", "one.zarr")
+    assert "folds" in one_line(result, 1)
+
+
+def test_another_store_than_the_runs_is_remarked_upon(call, store, mountains):
+    small = ("--set", "train.epochs=1", "--set", "train.samples_per_epoch=8", "--set", "train.batch=4")
+    call("train", "--store", store.path, "--out", "run", *small)
+    assert "warning" not in call("evaluate", "run").stderr
+    call("ingest", mountains, "--out", "other.zarr", "--tile-size", 64, "--folds", 4, "--workers", 1)
+    assert "not the store the run was trained on" in call("evaluate", "run", "--store", "other.zarr").stderr

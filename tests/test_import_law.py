@@ -19,7 +19,7 @@ LAW = {
     "train": {"store", "pipeline", "model"},
     "maps": {"scenes", "pipeline", "model", "train"},
 }
-COMMON = {"classes", "config", "console", "errors", "pictures", "version"}
+COMMON = {"classes", "config", "console", "errors", "machine", "pictures", "version"}
 LIGHT = [
     "glacier.scenes.layouts", "glacier.scenes.read", "glacier.ingest.write", "glacier.store.reader",
     "glacier.pipeline.plan", "glacier.pipeline.order", "glacier.pipeline.augment",
@@ -55,7 +55,7 @@ def test_every_folder_is_under_the_law():
 
 def test_nothing_imports_the_command_line():
     for file in ROOT.rglob("*.py"):
-        assert "cli" not in imports(file)
+        assert "cli" not in imports(file) or file.name == "__main__.py"
 
 
 @pytest.mark.parametrize("folder", sorted(LAW))

@@ -12,26 +12,27 @@ from glacier.train.segmenter import load_run
 
 
 def predict_all(run: Path, source: Path, out: Path, layout: Layout = "auto") -> list[Path]:
-    """Map every scene of a source; the maps' paths, `OUT/SCENE.tif`.
+    """Map every scene of a source, or a rank's share of them; the maps' paths, `OUT/SCENE.tif`.
 
     Raises:
         GlacierError: no such run or source, bands that are missing, or `out` is not empty.
     """
     trained = load_run(run)
+    scenes = find_scenes(source, layout=layout, labelled=False, bands=selection(trained))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise GlacierError(f"{out}: exists and is not empty; give a new folder for the maps")
-    scenes = find_scenes(source, layout=layout, labelled=False, bands=selection(trained))
     written = []
     with join_ranks() as ranks:
         segmenter = trained.segmenter().to(ranks.device)
+        ranks.wait()  # until all have seen that `out` is empty
         out.mkdir(parents=True, exist_ok=True)
         start, pixels = time.perf_counter(), 0
-        for scene in scenes:
+        for scene in scenes[ranks.rank :: ranks.world]:
             classes, clipped = predict_scene(trained, segmenter, scene, ranks.device, console.bar)
             if clipped:
                 console.warn(
-                    f"scene {scene.name}: {clipped} of {classes.size * len(scene.bands)} values are beyond "
-                    "the range of the run's store and count as its nearest end"
+                    f"scene {scene.name}: {100 * clipped:.2g} % of values are beyond the range of the "
+                    "run's store and count as its nearest end"
                 )
             written.append(out / f"{scene.name}.tif")
             write_map(written[-1], classes, scene, trained.classes)

@@ -1,6 +1,7 @@
 """Class maps of whole scenes: windows of a scene through the training's own feed and network."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import rasterio
 import torch
 from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
 
 from glacier.classes import IGNORE, Class
 from glacier.console import Track, silence
@@ -19,6 +21,7 @@ from glacier.scenes.bands import Selection
 from glacier.scenes.read import SceneReader, optical
 from glacier.scenes.scene import Scene
 from glacier.scenes.scene import Window as SceneWindow
+from glacier.train.precision import mixed
 from glacier.train.segmenter import Segmenter, Trained
 
 BATCH = 4
@@ -35,8 +38,10 @@ class SceneSource:
 
     reader: SceneReader
     trained: Trained
+    read: int = 0
+    """Values read so far."""
     clipped: int = 0
-    """Values outside the run's packing so far, which took the nearest code."""
+    """Those outside the run's packing, which took the nearest code."""
 
     def read_into(self, samples: Samples, out: Buffer) -> None:
         """Pack one window per sample as the run's store was packed; labels tell data from none.
@@ -58,6 +63,7 @@ class SceneSource:
             held = np.zeros((height, width), bool)
             which = set(optical(self.reader.scene.bands))
             for index, values, valid in self.reader.bands(SceneWindow(top, left, height, width)):
+                self.read += values.size
                 self.clipped += bands[index].pack(values, valid, image[*inside, index])
                 if index in which:
                     held |= True if valid is None else valid
@@ -70,13 +76,13 @@ def predict_scene(
     scene: Scene,
     device: torch.device,
     track: Track = silence,
-) -> tuple[NDArray[np.uint8], int]:
+) -> tuple[NDArray[np.uint8], float]:
     """Class index of each pixel of a scene (H, W), 255 where it holds no data.
 
     Windows of the run's tile size overlap by a quarter; the middle of each is kept.
 
     Returns:
-        The map, and how many values were outside what the run's packing can hold.
+        The map, and the share of values that were outside what the run's packing can hold.
     """
     size, grid = trained.tile_size, scene.grid
     margin = size // 8
@@ -95,7 +101,7 @@ def predict_scene(
             device=device,
         )
         for batch in feed:
-            with torch.inference_mode():
+            with torch.inference_mode(), mixed(device):
                 chosen = segmenter(batch.image).argmax(dim=1).to(torch.uint8)
             chosen = chosen.where(batch.label != IGNORE, torch.full_like(chosen, IGNORE))
             for sample, found in zip(batch.samples, chosen.cpu().numpy(), strict=True):
@@ -103,7 +109,7 @@ def predict_scene(
                 part = classes[top : top + size - 2 * margin, left : left + size - 2 * margin]
                 part[...] = found[margin : margin + part.shape[0], margin : margin + part.shape[1]]
                 done()
-    return classes, source.clipped
+    return classes, source.clipped / source.read
 
 
 def window_grid(height: int, width: int, size: int, margin: int) -> Samples:
@@ -128,23 +134,26 @@ def write_map(path: Path, classes: NDArray[np.uint8], scene: Scene, names: Seque
     table = np.full(256, nodata, dtype)
     table[: len(values)] = values
     partial = path.with_name(f".{path.name}.partial")
-    with rasterio.open(
-        partial,
-        "w",
-        driver="GTiff",
-        height=scene.grid.height,
-        width=scene.grid.width,
-        count=1,
-        dtype=dtype,
-        crs=scene.grid.crs or None,
-        transform=scene.grid.transform,
-        nodata=nodata,
-        compress="deflate",
-    ) as file:
-        file.write(table[classes], 1)
-        if byte:
-            file.write_colormap(1, {c.value: _rgba(c.colour) for c in names})
-        file.update_tags(CLASSES=",".join(f"{c.value}={c.name}" for c in names))
+    profile = {
+        "driver": "GTiff",
+        "height": scene.grid.height,
+        "width": scene.grid.width,
+        "count": 1,
+        "dtype": dtype,
+        "nodata": nodata,
+        "compress": "deflate",
+    }
+    if scene.grid.crs:
+        profile |= {"crs": scene.grid.crs}
+    if not scene.grid.transform.is_identity:
+        profile |= {"transform": scene.grid.transform}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(partial, "w", **profile) as file:
+            file.write(table[classes], 1)
+            if byte:
+                file.write_colormap(1, {c.value: _rgba(c.colour) for c in names})
+            file.update_tags(CLASSES=",".join(f"{c.value}={c.name}" for c in names))
     os.replace(partial, path)
 
 

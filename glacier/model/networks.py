@@ -26,6 +26,7 @@ def network(
     Raises:
         UsageError: no such architecture or encoder, or widths that do not fit it.
     """
+    arch = arch.lower()
     options: dict[str, object] = {}
     if decoder_channels:
         options["decoder_channels"] = tuple(decoder_channels)
@@ -35,12 +36,14 @@ def network(
         made: nn.Module = smp.create_model(
             arch, encoder, encoder_weights=None, in_channels=bands, classes=classes, **options
         )
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        _freeze_unused(made, bands)
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error)
         raise UsageError(
-            f"model: arch {arch!r} with encoder {encoder!r} cannot be made ({error}); expected names "
-            "of segmentation_models_pytorch such as unet and resnet34"
+            f"model: arch {arch!r} with encoder {encoder!r} and decoder_channels {[*decoder_channels]} "
+            f"cannot be made ({reason[:160]}{'…' * (len(reason) > 160)}); expected names of "
+            "segmentation_models_pytorch such as unet and resnet34, and widths that fit, or []"
         ) from error
-    _freeze_unused(made, bands)
     return made
 
 

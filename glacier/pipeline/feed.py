@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
@@ -53,7 +52,7 @@ class Window:
 
 
 class Feed:
-    """Iterate it once, for one batch per item of `steps`; then, or on `close`, its thread ends."""
+    """Iterate it once, for one batch per item of `steps`: a thread reads ahead until the end or `close`."""
 
     def __init__(
         self,
@@ -67,7 +66,7 @@ class Feed:
         device: torch.device,
         threads: int = 2,
     ) -> None:
-        """Start reading.
+        """Say what to read.
 
         Args:
             source: where windows are read from.
@@ -83,11 +82,14 @@ class Feed:
         """Seconds the consumer has waited for batches."""
         self._ready: queue.Queue[Batch | Exception | None] = queue.Queue(DEPTH)
         self._stop = threading.Event()
+        device = _indexed(device)
         mover = _mover(largest, moves, threads, device)
 
         def work() -> None:
             last: Exception | None = None
             try:
+                if device.type == "cuda":
+                    torch.cuda.set_device(device)
                 for samples in steps:
                     raw = Buffer.empty(len(samples), window.patch, window.bands, window.dtype)
                     source.read_into(samples, raw)
@@ -99,7 +101,6 @@ class Feed:
             self._put(last)
 
         self._thread = threading.Thread(target=work, name="glacier-feed", daemon=True)
-        self._thread.start()
 
     def _put(self, item: Batch | Exception | None) -> bool:
         """Hand over an item; False once the consumer has gone."""
@@ -110,7 +111,8 @@ class Feed:
         return False
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches; an error in the thread is raised here."""
+        """Start reading and yield the batches; an error in the thread is raised here. Once only."""
+        self._thread.start()
         try:
             while True:
                 start = time.perf_counter()
@@ -125,21 +127,29 @@ class Feed:
             self.close()
 
     def close(self) -> None:
-        """End the thread and drop what waits."""
+        """End the thread."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
 
 Mover = Callable[[Buffer, NDArray[np.float32] | None], tuple[Tensor, Tensor]]
 
 
+def _indexed(device: torch.device) -> torch.device:
+    """`cuda` alone means the current device, which differs by thread: settle it."""
+    if device == torch.device("cuda"):
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def _mover(largest: int, moves: bool, threads: int, device: torch.device) -> Mover:
     """The graph by DALI; in NumPy where DALI is not installed."""
-    if find_spec("nvidia.dali") is None:
+    try:
+        from glacier.pipeline.graph import build, run
+    except ImportError:
         return lambda raw, matrix: _by_numpy(raw, matrix, device)
-    from glacier.pipeline.graph import build, run
-
-    index = (device.index or 0) if device.type == "cuda" else None
+    index = device.index if device.type == "cuda" else None
     pipeline = build(largest, moves=moves, threads=threads, device=index)
 
     def by_dali(raw: Buffer, matrix: NDArray[np.float32] | None) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,7 @@ from glacier.store.bands import Band, Statistics
 class Inputs(nn.Module):
     """Raw codes -> standardised bands, as the first layer of a network or the last step of a loader.
 
-    Packing, mean and deviation are folded into one multiply-add per band, and kept as buffers, so
-    that exported weights need nothing else to read a raw tile.
+    Packing, mean and deviation are folded into one multiply-add per band, and kept as buffers.
     """
 
     scale: Tensor
@@ -32,7 +31,7 @@ class Inputs(nn.Module):
         Args:
             bands: those that come out, in order.
             statistics: of each, physical units.
-            pick: the place of each among the bands that go in; None where the two are the same.
+            pick: the place of each among the bands that go in; None where they are the same, in order.
         """
         super().__init__()
         mean = np.nan_to_num([s.mean for s in statistics])

@@ -1,4 +1,4 @@
-"""Store -> training batches: plan, order, feed, and the state to go on from."""
+"""Store -> training batches: plan, order, feed."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from glacier.pipeline.augment import check_preset, matrices
 from glacier.pipeline.feed import Batch, Feed, Window
 from glacier.pipeline.inputs import Inputs
-from glacier.pipeline.order import Samples, epoch_order, rank_part, steps_per_epoch, tiles_in_order
+from glacier.pipeline.order import (
+    Samples,
+    check_share,
+    epoch_order,
+    rank_part,
+    steps_per_epoch,
+    tiles_in_order,
+)
 from glacier.pipeline.plan import uniform_plan
 from glacier.store.reader import Store
 
@@ -59,7 +66,7 @@ class Loader:
         self.plan = uniform_plan(store.histogram, tiles, patch)
         self.preset = check_preset(augment)
         self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
-        rank_part(np.empty(0, np.void), 0, batch, rank, world)
+        check_share(batch, rank, world)
         covering = len(tiles) * (store.meta.tile_size // patch) ** 2
         self.steps = steps_per_epoch(samples_per_epoch or covering, batch)
         self.device = torch.device(device)
@@ -81,14 +88,14 @@ class Loader:
         """The batches of the current epoch; once they are taken, the next epoch is current."""
         feed = self._feed(self.order())
         try:
-            for batch in feed:
+            for step, batch in enumerate(feed, start=1):
                 self.waited = feed.waited
+                self.epoch += step == self.steps
                 if self.inputs:
                     batch = replace(batch, image=self.inputs(batch.image))
                 yield self.on_batch(batch) if self.on_batch else batch
         finally:
             feed.close()
-        self.epoch += 1
 
     def _feed(self, order: Samples) -> Feed:
         meta = self.store.meta

@@ -33,16 +33,18 @@ def steps_per_epoch(count: int, batch: int) -> int:
 
 
 def rank_part(order: Samples, step: int, batch: int, rank: int, world: int) -> Samples:
-    """What one rank reads at one step: its slice of the global batch (batch / world,).
-
-    Raises:
-        UsageError: the global batch cannot be shared out evenly.
-    """
-    if batch % world:
-        raise UsageError(f"train.batch: {batch} samples cannot be shared evenly by {world} ranks")
+    """What one rank reads at one step: its slice of the global batch (batch / world,)."""
     share = batch // world
     start = step * batch + rank * share
     return order[start : start + share]
+
+
+def check_share(batch: int, rank: int, world: int) -> None:
+    """Raise UsageError unless `world` ranks can share out `batch` samples, and `rank` is one of them."""
+    if batch < 1 or batch % world:
+        raise UsageError(f"train.batch: {batch} samples cannot be shared evenly by {world} ranks")
+    if not 0 <= rank < world:
+        raise UsageError(f"rank: {rank}, expected 0 to {world - 1}")
 
 
 def tiles_in_order(tiles: NDArray[np.int64]) -> Samples:

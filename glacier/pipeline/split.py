@@ -24,9 +24,15 @@ class Split:
     """Neither: tiles of other folds that touch or overlap one of the fold's own."""
 
     def tiles(self, name: str) -> Tiles:
-        """The tiles of `train`, `val` or `all`."""
+        """The tiles of `train`, `val` or `all`.
+
+        Raises:
+            UsageError: another name.
+        """
         if name == "all":
             return np.sort(np.concatenate((self.train, self.val, self.left_out)))
+        if name not in ("train", "val"):
+            raise UsageError(f"split: {name!r}, expected train, val or all")
         return self.train if name == "train" else self.val
 
 

@@ -103,7 +103,11 @@ def spectral_order(name: str) -> tuple[int, str]:
 
 
 Selection = Mapping[str, tuple[str, ...]]
-"""New name of each band to take, in order -> what the source may call it, by code or name."""
+"""New name of each band to take, in order -> what the source may call it, by code or name.
+
+The first is taken wherever it is found; another only for a band that nothing says what it measures,
+since B10 is thermal on one sensor and cirrus on another.
+"""
 
 
 def parse_selection(text: str) -> Selection:

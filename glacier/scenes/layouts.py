@@ -82,7 +82,8 @@ def _select(scene: str, bands: list[SourceBand], selection: Selection) -> list[S
         known = {key.lower(): b for b in reversed(bands) for key in (b.code, b.name)}
         chosen = []
         for name, keys in selection.items():
-            found = [known[key.lower()] for key in keys if key.lower() in known]
+            found = [known[keys[0].lower()]] if keys[0].lower() in known else []
+            found += [b for key in keys[1:] if (b := known.get(key.lower())) and b.role == "other"]
             if not found:
                 have = ", ".join(b.name if b.name == b.code else f"{b.code} ({b.name})" for b in bands)
                 raise UsageError(

@@ -6,13 +6,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from glacier.console import Track, silence
+from glacier.console import Track, silence, warn
 from glacier.errors import GlacierError
 from glacier.model.metrics import Scores, confusion, scores
 from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.loader import tile_feed
 from glacier.pipeline.split import split as split_tiles
 from glacier.store.reader import Store
+from glacier.train.precision import mixed
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import Segmenter, Trained
 
@@ -34,7 +35,8 @@ def evaluate_tiles(
     mine = tiles[ranks.rank :: ranks.world]
     with torch.inference_mode(), track("evaluate", len(mine)) as done:
         for item in tile_feed(store, mine, batch=batch, device=ranks.device):
-            prediction = segmenter(item.image).argmax(dim=1)
+            with mixed(ranks.device):
+                prediction = segmenter(item.image).argmax(dim=1)
             total += confusion(item.label, prediction, classes)
             for _ in item.samples:
                 done()
@@ -57,10 +59,20 @@ def evaluate_run(
             f"{', '.join(names)}; ingest with fitting --classes"
         )
     pick = band_places(store, [band.name for band in trained.bands])
-    inputs = Inputs([store.meta.bands[i] for i in pick], trained.statistics, pick)
+    bands = [store.meta.bands[i] for i in pick]
+    inputs = Inputs(bands, trained.statistics, places_or_none(store, pick))
     segmenter = trained.segmenter(inputs).to(ranks.device)
-    tiles = split_tiles(store, trained.config.train.fold).tiles(split)
+    everything = np.arange(len(store))
+    fold = trained.config.train.fold
+    tiles = everything if split == "all" else split_tiles(store, fold).tiles(split)
+    if split != "all" and store.meta.source != trained.source and ranks.main:
+        warn(f"{store.path}: not the store the run was trained on; its {split} tiles may be other ground")
     return scores(evaluate_tiles(segmenter, store, tiles, ranks, track=track), names)
+
+
+def places_or_none(store: Store, places: list[int]) -> list[int] | None:
+    """`places`, or None where they are all of a store's bands in order, so that nothing is copied."""
+    return None if places == list(range(len(store.meta.bands))) else places
 
 
 def band_places(store: Store, names: Sequence[str]) -> list[int]:

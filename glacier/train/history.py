@@ -1,5 +1,6 @@
 """What a training leaves of each epoch."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,3 +29,8 @@ class Epoch:
     def to_json(self) -> dict[str, Any]:
         """A line of `history.jsonl`."""
         return {**asdict(self), "scores": self.scores.to_json()}
+
+
+def best_of(history: Sequence[Epoch]) -> int:
+    """The place of the epoch with the highest validation MCC; of equals, the last."""
+    return max(range(len(history)), key=lambda i: (history[i].scores.mcc, i))

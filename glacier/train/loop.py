@@ -2,15 +2,17 @@
 
 import json
 import time
+from math import isfinite
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler, autocast
+from torch.amp import GradScaler
 
 from glacier.config import Config
-from glacier.console import Track, silence
-from glacier.errors import GlacierError
+from glacier.console import Track, silence, warn
+from glacier.errors import GlacierError, UsageError
 from glacier.model.losses import cross_entropy_dice, soft_counts
 from glacier.model.metrics import scores
 from glacier.pipeline.feed import Batch
@@ -18,8 +20,9 @@ from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.loader import Loader
 from glacier.pipeline.split import split, statistics
 from glacier.store.reader import Store
-from glacier.train.evaluate import band_places, evaluate_tiles
-from glacier.train.history import Epoch
+from glacier.train.evaluate import band_places, evaluate_tiles, places_or_none
+from glacier.train.history import Epoch, best_of
+from glacier.train.precision import half, mixed
 from glacier.train.ranks import Ranks
 from glacier.train.report import EpochTable
 from glacier.train.segmenter import Segmenter, Trained, make_segmenter
@@ -43,7 +46,7 @@ class Trainer:
         every = statistics(store, self.tiles.train)
         self.statistics = tuple(every[i] for i in pick)
         torch.manual_seed(config.train.seed)
-        inputs = Inputs(self.bands, self.statistics, pick)
+        inputs = Inputs(self.bands, self.statistics, places_or_none(store, pick))
         segmenter = make_segmenter(config, inputs, len(self.bands), store.meta.classes)
         self.segmenter: Segmenter = segmenter.to(ranks.device)
         self.parallel = ranks.wrap(self.segmenter)
@@ -62,16 +65,17 @@ class Trainer:
             world=ranks.world,
             device=ranks.device,
         )
-        half = ranks.device.type == "cuda"
-        self.dtype = torch.float16
-        if half and torch.cuda.is_bf16_supported(including_emulation=False):
-            self.dtype = torch.bfloat16
-        self.autocast = autocast(ranks.device.type, self.dtype, enabled=half)
-        self.scaler = GradScaler(ranks.device.type, enabled=half and self.dtype == torch.float16)
+        self.scaler = GradScaler(ranks.device.type, enabled=half(ranks.device) == torch.float16)
+        share = config.train.batch // ranks.world
+        if config.data.patch * share == 32 and not config.train.freeze_norm:
+            raise UsageError(
+                "data.patch 32 px with one sample per rank leaves batch norm one value per channel; "
+                "expected a larger data.patch or train.batch"
+            )
 
     def step(self, batch: Batch) -> Tensor:
         """One optimiser step; the loss of the global batch, on the device."""
-        with self.autocast:
+        with mixed(self.ranks.device):
             logits = self.parallel(batch.image)
         loss = cross_entropy_dice(self.ranks.add_soft(soft_counts(logits, batch.label)))
         self.optimiser.zero_grad(set_to_none=True)
@@ -90,6 +94,8 @@ class Trainer:
                 losses.append(self.step(batch))
                 done()
         taken = torch.stack(losses).tolist()
+        if not all(map(isfinite, taken)):
+            raise GlacierError(f"epoch {number}: the loss is no number; try a smaller train.lr")
         trained = time.perf_counter() - start
         self.ranks.agree(self.segmenter)
         matrix = evaluate_tiles(self.segmenter, self.store, self.tiles.val, self.ranks, track=track)
@@ -120,6 +126,7 @@ class Trainer:
             tile_size=self.store.meta.tile_size,
             epoch=epoch.epoch,
             mcc=epoch.scores.mcc,
+            source=self.store.meta.source,
             weights=self.segmenter.network.state_dict(),
         )
 
@@ -134,20 +141,19 @@ def train(config: Config, store: Store, out: Path, ranks: Ranks, track: Track = 
     trainer = Trainer(config, store, ranks)
     table = EpochTable(store.meta.class_names) if ranks.main else None
     if ranks.main:
+        judged = store.histogram[trainer.tiles.val].sum(axis=(0, 1, 2))
+        if np.count_nonzero(judged) < 2:
+            warn(f"fold {config.train.fold} holds labels of fewer than two classes: its MCC is always 0")
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.toml").write_text(config.to_toml())
     history: list[Epoch] = []
     for number in range(1, config.train.epochs + 1):
-        epoch = trainer.epoch(number, track if ranks.main else silence)
-        if not torch.isfinite(torch.tensor(epoch.loss)):
-            raise GlacierError(f"epoch {number}: the loss is {epoch.loss}; try a smaller train.lr")
-        best = max((past.scores.mcc for past in history), default=float("-inf"))
-        history.append(epoch)
-        if ranks.main:
-            if epoch.scores.mcc > best:
-                trainer.trained(epoch).save(out)
-            with (out / "history.jsonl").open("a") as file:
-                file.write(json.dumps(epoch.to_json()) + "\n")
+        history.append(trainer.epoch(number, track if ranks.main else silence))
+        best = best_of(history) == len(history) - 1
+        if ranks.main and best:
+            trainer.trained(history[-1]).save(out)
         if table:
-            table.add(epoch, best=epoch.scores.mcc > best)
+            with (out / "history.jsonl").open("a") as file:
+                file.write(json.dumps(history[-1].to_json()) + "\n")
+            table.add(history[-1], best=best)
     return history

@@ -10,6 +10,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from glacier.errors import UsageError
+from glacier.machine import cores
+
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
@@ -64,15 +67,20 @@ def join_ranks() -> Iterator[Ranks]:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cuda = torch.cuda.is_available()
+    if cuda and local >= torch.cuda.device_count():
+        raise UsageError(
+            f"{neighbours} processes on {torch.cuda.device_count()} GPU(s); expected one per GPU, "
+            f"as with --nproc_per_node {torch.cuda.device_count()}"
+        )
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     else:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
+        torch.set_num_threads(max(1, cores() // neighbours))
     if world == 1:
         yield Ranks(0, 1, device)
         return
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
     try:
         yield Ranks(dist.get_rank(), world, device)
     finally:

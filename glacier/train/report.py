@@ -3,6 +3,7 @@
 from math import isnan
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from glacier.console import out
@@ -14,7 +15,7 @@ class EpochTable:
     """A table that grows by a row per epoch."""
 
     def __init__(self, classes: list[str]) -> None:
-        self._heads = ["epoch", "loss", "MCC", "mIoU", *classes, "tiles/s", "wait", "s"]
+        self._heads = ["epoch", "loss", "MCC", "mIoU", *map(escape, classes), "tiles/s", "wait", "s"]
         out.print(self._row([f"[bold]{head}" for head in self._heads]))
 
     def add(self, epoch: Epoch, *, best: bool) -> None:
@@ -47,12 +48,12 @@ def number(value: float) -> str:
 
 def score_table(rated: Scores, title: str) -> Table:
     """Scores per class, and over all."""
-    table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=escape(title), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
     table.caption = (
         f"MCC {number(rated.mcc)}, mean IoU {number(rated.mean_iou)}\n{rated.pixels:,} labelled pixels"
     )
     for head in ("class", "IoU", "precision", "recall", "F1"):
         table.add_column(head, justify="left" if head == "class" else "right")
     for name, row in rated.classes.items():
-        table.add_row(name, *map(number, (row.iou, row.precision, row.recall, row.f1)))
+        table.add_row(escape(name), *map(number, (row.iou, row.precision, row.recall, row.f1)))
     return table

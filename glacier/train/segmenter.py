@@ -49,6 +49,8 @@ class Trained:
     """The epoch these weights are from, counted from 1."""
     mcc: float
     """On the validation fold."""
+    source: dict[str, Any]
+    """What its store was made from."""
     weights: dict[str, Tensor]
 
     def segmenter(self, inputs: Inputs | None = None) -> Segmenter:
@@ -73,6 +75,7 @@ class Trained:
             "tile_size": self.tile_size,
             "epoch": self.epoch,
             "mcc": self.mcc,
+            "source": self.source,
             "weights": {name: value.cpu() for name, value in self.weights.items()},
         }
         partial = folder / f"{CHECKPOINT}.partial"
@@ -115,7 +118,10 @@ def load_run(folder: Path) -> Trained:
             tile_size=record["tile_size"],
             epoch=record["epoch"],
             mcc=record["mcc"],
+            source=record["source"],
             weights=record["weights"],
         )
+    except GlacierError:
+        raise
     except Exception as error:  # what a damaged file makes the unpickler raise has no common base
         raise GlacierError(f"{path}: not a readable checkpoint; train again") from error

@@ -10,8 +10,9 @@ from glacier import console
 from glacier.config import Config, shipped
 from glacier.errors import GlacierError
 from glacier.store.reader import Store, only_store
+from glacier.train.history import best_of
 from glacier.train.loop import train
-from glacier.train.ranks import Ranks, join_ranks
+from glacier.train.ranks import join_ranks
 from glacier.train.segmenter import CHECKPOINT
 
 RUNS = Path("runs")
@@ -31,25 +32,25 @@ def start_training(
         GlacierError: no store, or a run that stands in the way.
     """
     default = "hkh_pretrain" if torch.cuda.is_available() else "demo"
-    given = [*settings]
-    given += [f"data.store={store}"] if store else []
-    given += [f"train.fold={fold}"] if fold is not None else []
+    given = [*settings] + ([f"train.fold={fold}"] if fold is not None else [])
     resolved = Config.load(config or shipped(default), given)
-    path = Path(resolved.data.store) if resolved.data.store else only_store(Path())
+    path = store or Path(resolved.data.store or only_store(Path()))
     opened = Store(path)
-    if not resolved.data.store:
-        resolved = resolved.with_store(path)
+    resolved = resolved.replaced("data", store=str(path))
+    if config is None and resolved.data.patch > opened.meta.tile_size:
+        resolved = resolved.replaced("data", patch=opened.meta.tile_size)
     with join_ranks() as ranks:
-        folder = out or new_run(path.stem, ranks)
-        if (folder / CHECKPOINT).exists() or (folder.exists() and any(folder.iterdir())):
+        folder = out or new_run(path.stem)
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise GlacierError(f"{folder}: exists; give a new folder with --out")
         ranks.wait()
         if ranks.main:
+            folder.mkdir(parents=True, exist_ok=True)
             why = f"the {default} settings" if config is None else str(config)
             console.note(f"{path}: {len(opened)} tiles; {why}; {ranks.world} x {ranks.device.type}")
             console.note(resolved.to_toml())
         history = train(resolved, opened, folder, ranks, console.bar)
-        best = max(history, key=lambda epoch: epoch.scores.mcc)
+        best = history[best_of(history)]
         if ranks.main:
             console.note(
                 f"{folder / CHECKPOINT}: epoch {best.epoch}, MCC {best.scores.mcc:.3f} on fold "
@@ -59,10 +60,9 @@ def start_training(
     return folder
 
 
-def new_run(name: str, ranks: Ranks) -> Path:
-    """`runs/NAME-N` with the next free N, the same on every rank."""
+def new_run(name: str) -> Path:
+    """`runs/NAME-N` with the next free N."""
     numbers = [int(m[1]) for f in _runs() if (m := re.fullmatch(rf"{re.escape(name)}-(\d+)", f.name))]
-    ranks.wait()
     return RUNS / f"{name}-{max(numbers, default=0) + 1}"
 
 

@@ -125,3 +125,35 @@ def test_what_cannot_be_mapped_is_named(run, mountains, tmp_path):
     with pytest.raises(UsageError, match="scene s: no band blue"):
         predict_all(run, tmp_path / "in", tmp_path / "maps")
     assert not (tmp_path / "maps").exists()
+
+
+def test_a_band_is_not_taken_for_another_sensors(run, tmp_path):
+    """The run's thermal band had the code B10; on Sentinel-2 that is cirrus."""
+    for code in ("B02", "B03", "B04", "B11", "B10"):
+        write_raster(tmp_path / "in" / f"S2A_x_{code}.tif", np.ones((64, 64), np.uint16))
+    for texture in ("contrast", "homogeneity"):
+        write_raster(tmp_path / "in" / f"S2A_x_glcm_{texture}.tif", np.ones((64, 64), np.float32))
+    with pytest.raises(UsageError, match=r"no band thermal; it has .*B10 \(cirrus\)"):
+        predict_all(run, tmp_path / "in", tmp_path / "maps")
+
+
+def test_a_band_of_an_unknown_sensor_is_known_by_its_code(run, mountains, tmp_path):
+    trained = load_run(run)
+    for band in trained.bands[:5]:
+        write_raster(tmp_path / "in" / f"x_{band.code}.tif", np.ones((64, 64), np.uint16))
+    for band in trained.bands[5:]:
+        write_raster(tmp_path / "in" / f"x_{band.name}.tif", np.ones((64, 64), np.float32))
+    (scene,) = find_scenes(tmp_path / "in", bands=selection(trained))
+    assert [band.name for band in scene.bands] == [band.name for band in trained.bands]
+    assert [band.path.stem for band in scene.bands][:2] == ["x_B2", "x_B3"]
+
+
+def test_a_scene_without_a_place_on_earth_is_mapped_quietly(run, tmp_path):
+    for band in load_run(run).bands:
+        dtype = np.float32 if band.name.startswith("glcm") else np.uint16
+        write_raster(tmp_path / "in" / f"x_{band.name}.tif", np.ones((70, 50), dtype), crs=None,
+                     transform=Affine(1, 0, 0, 0, -1, 70))  # fmt: skip
+    (path,) = predict_all(run, tmp_path / "in", tmp_path / "maps")
+    with rasterio.open(path) as file:
+        assert file.shape == (70, 50)
+        assert file.crs is None

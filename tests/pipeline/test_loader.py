@@ -1,5 +1,6 @@
 """Batches as a training loop gets them."""
 
+import sys
 import threading
 
 import numpy as np
@@ -8,7 +9,6 @@ import torch
 
 import glacier
 from glacier.errors import GlacierError, UsageError
-from glacier.pipeline import feed as feed_module
 from glacier.pipeline.augment import matrices
 from glacier.pipeline.buffer import Buffer
 from glacier.pipeline.loader import Loader, tile_feed
@@ -18,8 +18,8 @@ from glacier.pipeline.split import split, statistics
 
 @pytest.fixture(params=["dali", "numpy"])
 def backend(request, monkeypatch):
-    if request.param == "numpy":
-        monkeypatch.setattr(feed_module, "find_spec", lambda name: None)
+    if request.param == "numpy":  # as where DALI has no wheel: its import fails
+        monkeypatch.setitem(sys.modules, "glacier.pipeline.graph", None)
     return request.param
 
 
@@ -159,8 +159,29 @@ def test_training_statistics_are_those_of_the_training_tiles(store):
         ({"batch": 3, "world": 2}, UsageError, "3 samples cannot be shared evenly by 2 ranks"),
         ({"patch": 50}, UsageError, "data.patch: 50 px"),
         ({"augment": "mirror"}, UsageError, "data.augment: 'mirror'"),
+        ({"split": "valid"}, UsageError, "split: 'valid', expected train, val or all"),
+        ({"rank": 2, "world": 2}, UsageError, "rank: 2, expected 0 to 1"),
+        ({"batch": 0}, UsageError, "0 samples"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(store, options, error, words):
     with pytest.raises(error, match=words):
         glacier.loader(store, **{"batch": 4} | options)
+
+
+def test_a_loop_that_takes_just_the_epochs_batches_goes_on_to_the_next(store):
+    loader = raw_loader(store)
+    first, second = (
+        [b.samples.tobytes() for _, b in zip(range(len(loader)), loader, strict=False)] for _ in "ab"
+    )
+    assert len(first) == len(second) == len(loader)
+    assert first != second
+
+
+def test_a_feed_that_nobody_iterates_starts_no_thread(store):
+    tile_feed(store, np.arange(3), batch=1, device="cpu").close()
+    assert not threads()
+    feed = tile_feed(store, np.arange(3), batch=1, device="cpu")
+    assert len(list(feed)) == 3
+    with pytest.raises(RuntimeError):
+        list(feed)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glacier.errors import GlacierError, UsageError
-from glacier.pipeline.order import epoch_order, rank_part, steps_per_epoch
+from glacier.pipeline.order import check_share, epoch_order, rank_part, steps_per_epoch
 from glacier.pipeline.plan import uniform_plan
 
 SEEDS, EPOCHS = st.integers(0, 2**63), st.integers(0, 1000)
@@ -57,9 +57,17 @@ def test_starting_late_gives_the_tail(seed, start):
     np.testing.assert_array_equal(np.concatenate(rest), np.concatenate(whole)[start * 6 :])
 
 
-def test_a_batch_that_ranks_cannot_share_is_refused():
-    with pytest.raises(UsageError, match="16 samples cannot be shared evenly by 3 ranks"):
-        rank_part(epoch_order(plan(), 0, 0, 16), 0, 16, 0, 3)
+@pytest.mark.parametrize(
+    ("batch", "rank", "world", "words"),
+    [
+        (16, 0, 3, "16 samples cannot be shared evenly by 3 ranks"),
+        (0, 0, 1, "0 samples"),
+        (4, 2, 2, "rank: 2"),
+    ],
+)
+def test_a_batch_that_ranks_cannot_share_is_refused(batch, rank, world, words):
+    with pytest.raises(UsageError, match=words):
+        check_share(batch, rank, world)
 
 
 @pytest.mark.parametrize(("count", "batch", "steps"), [(100, 10, 10), (109, 10, 10), (3, 10, 1)])

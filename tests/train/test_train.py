@@ -12,6 +12,7 @@ import torch
 from glacier.config import Config, shipped
 from glacier.errors import GlacierError
 from glacier.train.evaluate import evaluate_run, evaluate_tiles
+from glacier.train.history import best_of
 from glacier.train.loop import Trainer, train
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import CHECKPOINT, load_run
@@ -92,11 +93,13 @@ def test_frozen_batch_norm_keeps_its_statistics(store):
 
 
 PROGRAM = """
-import json, sys, torch
+import json, sys, numpy as np, torch
 from pathlib import Path
+torch.cuda.is_available = lambda: False
 torch.set_default_dtype(torch.float64)
 from glacier.config import Config, shipped
 from glacier.store.reader import Store
+from glacier.train.evaluate import evaluate_tiles
 from glacier.train.loop import Trainer
 from glacier.train.ranks import join_ranks
 
@@ -105,13 +108,15 @@ with join_ranks() as ranks:
     trainer = Trainer(config, Store(sys.argv[1]), ranks)
     trainer._train_mode()
     losses = [float(trainer.step(batch)) for batch in trainer.loader]
+    ranks.agree(trainer.segmenter)
+    matrix = evaluate_tiles(trainer.segmenter, trainer.store, np.arange(7), ranks)
     if ranks.main:
-        Path(sys.argv[2]).write_text(json.dumps(losses))
+        Path(sys.argv[2]).write_text(json.dumps([losses, matrix.tolist()]))
 """
 
 
-def losses_of(ranks: int, store, folder: Path) -> list[float]:
-    """The first 20 losses of a training by real processes, in double precision."""
+def train_by(ranks: int, store, folder: Path) -> tuple[list[float], list[list[int]]]:
+    """20 losses of a training by real processes, in double precision; then the scores of 7 tiles."""
     program, out = folder / "program.py", folder / f"{ranks}.json"
     program.write_text(PROGRAM)
     settings = ["data.patch=64", "train.batch=8", "train.samples_per_epoch=160", "train.freeze_norm=true"]
@@ -123,13 +128,15 @@ def losses_of(ranks: int, store, folder: Path) -> list[float]:
 
 def test_two_ranks_train_as_one(store, tmp_path):
     """In double precision, so that a wrong reduction cannot hide in rounding that training amplifies."""
-    one, two = (losses_of(ranks, store, tmp_path) for ranks in (1, 2))
+    (one, matrix_of_one), (two, matrix_of_two) = (train_by(ranks, store, tmp_path) for ranks in (1, 2))
     assert len(one) == 20
     np.testing.assert_allclose(two, one, rtol=1e-9)
+    np.testing.assert_array_equal(matrix_of_two, matrix_of_one)
+    assert np.sum(matrix_of_one) == store.histogram[:7].sum()
 
 
 def test_a_loss_that_is_no_number_ends_the_run(store, tmp_path):
-    with pytest.raises(GlacierError, match=r"epoch \d: the loss is nan; try a smaller train.lr"):
+    with pytest.raises(GlacierError, match=r"epoch \d: the loss is no number; try a smaller train.lr"):
         train(config("train.lr=1e30"), store, tmp_path / "run", ALONE)
 
 
@@ -163,3 +170,10 @@ def test_a_store_with_other_classes_or_bands_is_refused(run, tmp_path):
     other = make_store(source, tmp_path / "t.zarr", tile_size=32, classes=named)
     with pytest.raises(GlacierError, match="no band blue; it has red, nir"):
         evaluate_run(trained, other, "val", ALONE)
+
+
+def test_of_equal_epochs_the_last_is_the_best():
+    from types import SimpleNamespace
+
+    history = [SimpleNamespace(scores=SimpleNamespace(mcc=mcc)) for mcc in (0.0, 0.3, 0.3, 0.1)]
+    assert best_of(history) == 2
