@@ -139,7 +139,7 @@ def main(store: Path | None, batch: int, rounds: int, steps: int, target: Path |
             speeds = measure(rungs(opened, batch), rounds, steps)
         except GlacierError as error:
             raise click.ClickException(str(error)) from error
-    table = Table(title=f"{opened.path.name}: tiles/s, median of {rounds} rounds", box=SIMPLE_HEAD)
+    table = Table(title=f"{opened.path.name}, {rounds} rounds", box=SIMPLE_HEAD)
     table.title_justify = "left"
     for head in ("rung", "tiles/s", "min", "max"):
         table.add_column(head, justify="left" if head == "rung" else "right")

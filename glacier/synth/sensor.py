@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import expit
 
 from glacier.scenes.glcm import texture
 from glacier.synth.ice import BACKGROUND, DEBRIS, LAKE, Land
@@ -85,7 +86,7 @@ def _reflectance(rng: np.random.Generator, land: Land) -> Field:
 
 def _share(field: NDArray[np.floating]) -> Field:
     """A logistic share (H, W, 1) in 0..1."""
-    return np.asarray(1 / (1 + np.exp(-2 * field)), np.float32)[..., None]
+    return np.asarray(expit(2 * field), np.float32)[..., None]
 
 
 def _thermal(rng: np.random.Generator, land: Land, light: Field) -> Field:
