@@ -198,7 +198,7 @@ def evaluate(run: Path | None, store: Path | None, split: str, as_json: bool) ->
     if as_json:
         click.echo(json.dumps({**rated.to_json(), "pixels": "labelled", "split": split}))
     else:
-        console.out.print(score_table(rated, f"{folder} on {opened.path.name}, {split} tiles"))
+        console.out.print(score_table(rated, f"{folder} on {opened.name}, {split} tiles"))
 
 
 @main.command()

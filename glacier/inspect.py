@@ -52,7 +52,7 @@ class Summary:
         """Bands and classes, for the terminal."""
         meta, store = self.store.meta, self.store
         bands = Table(
-            title=f"{escape(store.path.name)}: {many(len(store), 'tile')} of {meta.tile_size} px, "
+            title=f"{escape(store.name)}: {many(len(store), 'tile')} of {meta.tile_size} px, "
             f"{meta.dtype}, from {many(len(store.scene_names), 'scene')}, {meta.folds} folds, {meta.codec}",
             title_justify="left",
             box=SIMPLE_HEAD,
@@ -128,7 +128,7 @@ def contact_sheet(summary: Summary, path: Path) -> None:
     sheet(
         path,
         rows,
-        title=f"{store.path.name}  ·  {many(len(store), 'tile')} of {meta.tile_size} px",
+        title=f"{store.name}  ·  {many(len(store), 'tile')} of {meta.tile_size} px",
         lines=[
             f"{len(meta.bands)} bands, {meta.dtype}, from {many(len(store.scene_names), 'scene')}",
             f"the most varied tiles over their labels; shown: {', '.join(names)}",

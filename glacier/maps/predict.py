@@ -14,8 +14,9 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from glacier.classes import IGNORE, Class
 from glacier.console import Track, silence
-from glacier.pipeline.buffer import Buffer
-from glacier.pipeline.feed import Feed, Window
+from glacier.pipeline.backends import make_batcher
+from glacier.pipeline.buffer import Buffer, Window
+from glacier.pipeline.feed import Feed
 from glacier.pipeline.order import SAMPLE, Samples
 from glacier.scenes.bands import Selection
 from glacier.scenes.read import SceneReader, optical
@@ -91,16 +92,9 @@ def predict_scene(
     classes = np.full((grid.height, grid.width), IGNORE, np.uint8)
     with SceneReader(scene) as reader, track(scene.name, len(order)) as done:
         source = SceneSource(reader, trained)
-        feed = Feed(
-            source,
-            window,
-            (order[i : i + BATCH] for i in range(0, len(order), BATCH)),
-            lambda samples: None,
-            largest=BATCH,
-            moves=False,
-            device=device,
-        )
-        for batch in feed:
+        batcher = make_batcher(source, window, largest=BATCH, device=device)
+        steps = (order[i : i + BATCH] for i in range(0, len(order), BATCH))
+        for batch in Feed(batcher, steps, threads=1):  # a dataset of GDAL's serves one thread at a time
             with torch.inference_mode(), mixed(device):
                 chosen = segmenter(batch.image).argmax(dim=1).to(torch.uint8)
             chosen = chosen.where(batch.label != IGNORE, torch.full_like(chosen, IGNORE))

@@ -4,6 +4,7 @@ A matrix (2, 3) takes a point of the output window to a point of the input windo
 pixel centres at halves: the convention of DALI's `warp_affine`.
 """
 
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -35,10 +36,11 @@ def matrices(samples: Samples, preset: Preset, patch: int) -> NDArray[np.float32
     return d4(patch)[choice]
 
 
+@cache
 def d4(patch: int) -> NDArray[np.float32]:
     """The eight symmetries of a square of `patch` px (8, 2, 3).
 
-    Number g mirrors columns if g & 1, then rows if g & 2, then swaps the two if g & 4.
+    Number g mirrors columns if g & 1, then rows if g & 2, then swaps the two if g & 4. Do not write to it.
     """
     mirror_x, mirror_y = np.diag([-1.0, 1.0]), np.diag([1.0, -1.0])
     swap = np.array([[0.0, 1.0], [1.0, 0.0]])

@@ -48,6 +48,11 @@ class Inputs(nn.Module):
     def forward(self, raw: Tensor) -> Tensor:
         """Raw codes (N, bands in, H, W) of any dtype -> floats (N, bands out, H, W), channels_last."""
         pixels = raw.permute(0, 2, 3, 1)
-        codes = (pixels if self.pick is None else pixels[..., self.pick]).to(self.scale.dtype)
-        missing = (codes == self.code) | codes.isnan()
-        return torch.addcmul(self.shift, codes, self.scale).masked_fill_(missing, 0.0).permute(0, 3, 1, 2)
+        codes = (pixels if self.pick is None else pixels[..., self.pick]).to(self.scale.dtype, copy=True)
+        missing = codes.isnan() if raw.is_floating_point() else codes == self.code
+        # In place: fresh memory costs more than the arithmetic.
+        return (
+            torch.addcmul(self.shift, codes, self.scale, out=codes)
+            .masked_fill_(missing, 0.0)
+            .permute(0, 3, 1, 2)
+        )

@@ -1,15 +1,19 @@
 """Store -> training batches: plan, order, feed."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from glacier.pipeline.augment import check_preset, matrices
-from glacier.pipeline.feed import Batch, Feed, Window
+from glacier.machine import cores
+from glacier.pipeline.augment import check_preset
+from glacier.pipeline.backends import Backend, make_batcher
+from glacier.pipeline.batcher import Batch
+from glacier.pipeline.buffer import Window
+from glacier.pipeline.feed import Feed
 from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.order import (
     Samples,
@@ -21,6 +25,9 @@ from glacier.pipeline.order import (
 )
 from glacier.pipeline.plan import uniform_plan
 from glacier.store.reader import Store
+
+AHEAD = 2
+"""Batches that the kernel fetches before they are read."""
 
 
 class Loader:
@@ -41,6 +48,7 @@ class Loader:
         device: torch.device | str = "cpu",
         inputs: Inputs | None = None,
         on_batch: Callable[[Batch], Any] | None = None,
+        backend: Backend | None = None,
     ) -> None:
         """Plan the epochs.
 
@@ -57,6 +65,7 @@ class Loader:
             device: where batches go.
             inputs: what standardises the raw codes; None to yield them raw.
             on_batch: called with each batch; what it returns is yielded in the batch's place.
+            backend: what moves and standardises, where not the device's own.
 
         Raises:
             UsageError: an argument that does not fit the store or the ranks.
@@ -64,13 +73,19 @@ class Loader:
         """
         self.store = store
         self.plan = uniform_plan(store.histogram, tiles, patch)
-        self.preset = check_preset(augment)
         self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
         check_share(batch, rank, world)
         covering = len(tiles) * (store.meta.tile_size // patch) ** 2
         self.steps = steps_per_epoch(samples_per_epoch or covering, batch)
-        self.device = torch.device(device)
-        self.inputs = inputs.to(self.device) if inputs else None
+        self._batcher = make_batcher(
+            store,
+            _window(store, patch),
+            largest=batch // world,
+            preset=check_preset(augment),
+            device=device,
+            inputs=inputs,
+            backend=backend,
+        )
         self.on_batch = on_batch
         self.epoch = 0
         self.waited = 0.0
@@ -86,40 +101,36 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the current epoch; once they are taken, the next epoch is current."""
-        feed = self._feed(self.order())
+        order = self.order()
+        parts = (rank_part(order, s, self.batch, self.rank, self.world) for s in range(self.steps))
+        feed = Feed(self._batcher, _ahead(self.store, parts), threads=cores())
         try:
             for step, batch in enumerate(feed, start=1):
                 self.waited = feed.waited
                 self.epoch += step == self.steps
-                if self.inputs:
-                    batch = replace(batch, image=self.inputs(batch.image))
                 yield self.on_batch(batch) if self.on_batch else batch
         finally:
             feed.close()
 
-    def _feed(self, order: Samples) -> Feed:
-        meta = self.store.meta
-        share = self.batch // self.world
-        return Feed(
-            self.store,
-            Window(self.plan.patch, len(meta.bands), meta.dtype),
-            (rank_part(order, s, self.batch, self.rank, self.world) for s in range(self.steps)),
-            lambda samples: matrices(samples, self.preset, self.plan.patch),
-            largest=share,
-            moves=self.preset != "none",
-            device=self.device,
-        )
-
 
 def tile_feed(store: Store, tiles: NDArray[np.int64], *, batch: int, device: torch.device | str) -> Feed:
     """Whole tiles, each once, in order and unmoved: for evaluation."""
-    meta, order = store.meta, tiles_in_order(tiles)
-    return Feed(
-        store,
-        Window(meta.tile_size, len(meta.bands), meta.dtype),
-        (order[i : i + batch] for i in range(0, len(order), batch)),
-        lambda samples: None,
-        largest=batch,
-        moves=False,
-        device=torch.device(device),
-    )
+    order = tiles_in_order(tiles)
+    batcher = make_batcher(store, _window(store, store.meta.tile_size), largest=batch, device=device)
+    parts = (order[i : i + batch] for i in range(0, len(order), batch))
+    return Feed(batcher, _ahead(store, parts), threads=cores())
+
+
+def _window(store: Store, patch: int) -> Window:
+    return Window(patch, len(store.meta.bands), store.meta.dtype)
+
+
+def _ahead(store: Store, parts: Iterable[Samples]) -> Iterator[Samples]:
+    """`parts`, of which the store hears `AHEAD` earlier."""
+    coming: deque[Samples] = deque()
+    for samples in parts:
+        store.will_read(samples)
+        coming.append(samples)
+        if len(coming) > AHEAD:
+            yield coming.popleft()
+    yield from coming

@@ -1,19 +1,26 @@
 """Reading a store: what is in it, and windows of its tiles."""
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
+from zarr.abc.store import Store as ZarrStore
+from zarr.storage import FsspecStore, LocalStore
 
 from glacier.errors import GlacierError
+from glacier.machine import cores
 from glacier.store.bands import Raw
+from glacier.store.chunks import Chunks
 from glacier.store.schema import Meta, incomplete
+from glacier.store.shards import Shards, tiles_per_known_shard
 from glacier.store.writer import NOTE, ROOT
 
 
@@ -30,36 +37,50 @@ class Windows(Protocol):
 
 
 class Store:
-    """A complete store, opened for reading."""
+    """A complete store, opened for reading. Safe to use from several threads."""
 
-    def __init__(self, path: Path | str, threads: int = 2) -> None:
+    def __init__(self, path: Path | str | ZarrStore, threads: int = 0) -> None:
         """Open `path`.
 
         Args:
-            path: the store's folder.
-            threads: how many windows are decoded at a time.
+            path: the store's folder; or an address that fsspec knows (`s3://…`), or a store of
+                zarr-python's, which then reads it.
+            threads: how many windows are decoded at a time; 0 for one per core.
 
         Raises:
             GlacierError: no store there, an incomplete one, or one of another schema.
         """
-        self.path = Path(path)
-        self.meta = Meta.from_attributes(_attributes(self.path), self.path)
+        self.path, self._folder, place = _place(path)
+        self.meta = Meta.from_attributes(_attributes(self._folder, place), self.path)
         try:
-            self._group = zarr.open_group(LocalStore(self.path, read_only=True), mode="r")
-            self._image, self._label = self._open("image"), self._open("label")
+            self._group = zarr.open_group(place, mode="r")
+            self._image, self._label = self._tiles("image"), self._tiles("label")
+            shape, dtype = self._open("image").shape, self._open("image").dtype.name
         except (KeyError, ValueError, TypeError) as error:
-            raise GlacierError(f"{self.path / ROOT}: damaged ({error}); make the store again") from error
-        size, found = self.meta.tile_size, (*self._image.shape[1:], self._image.dtype.name)
+            raise GlacierError(f"{self.path}/{ROOT}: damaged ({error}); make the store again") from error
+        self._count = int(shape[0])
+        size, found = self.meta.tile_size, (*shape[1:], dtype)
         expected = (size, size, len(self.meta.bands), self.meta.dtype)
         if found != expected:
             raise GlacierError(f"{self.path}: tiles are {found}, expected {expected}; make the store again")
-        for array in (self._image, self._label):
-            _nothing_missing(self.path, array)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="glacier-read")
+        for name in ("image", "label"):
+            self._nothing_missing(name)
+        self._pool = ThreadPoolExecutor(threads or cores(), thread_name_prefix="glacier-read")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def __len__(self) -> int:
         """Number of tiles."""
-        return int(self._image.shape[0])
+        return self._count
 
     def __repr__(self) -> str:
         meta = self.meta
@@ -70,14 +91,18 @@ class Store:
 
     def array(self, name: str) -> NDArray[Any]:
         """A whole small array, e.g. `fold` (tile,) or `origin` (tile, 2)."""
-        values = self._open(name)
-        _nothing_missing(self.path, values)
+        self._nothing_missing(name)
         try:
-            return np.asarray(values[...])
+            return np.asarray(self._open(name)[...])
         except (ValueError, RuntimeError, OSError) as error:
             raise GlacierError(
                 f"{self.path}: {name} cannot be decoded ({error}); make the store again"
             ) from error
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return str(self.path).rstrip("/").rpartition("/")[2]
 
     @cached_property
     def histogram(self) -> NDArray[np.uint16]:
@@ -96,11 +121,16 @@ class Store:
 
     def image(self, tile: int) -> Raw:
         """Raw pixels of one tile (S, S, B)."""
-        return np.asarray(self._decode(self._image, (tile,)))
+        size = self.meta.tile_size
+        out: Raw = np.empty((size, size, len(self.meta.bands)), self.meta.dtype)
+        self._decode("image", (tile, 0, 0), out)
+        return out
 
     def label(self, tile: int) -> NDArray[np.uint8]:
         """Class indices of one tile (S, S), 255 to be ignored."""
-        return np.asarray(self._decode(self._label, (tile,)))
+        out = np.empty((self.meta.tile_size,) * 2, np.uint8)
+        self._decode("label", (tile, 0, 0), out)
+        return out
 
     def read_into(self, samples: NDArray[np.void], out: Windows) -> None:
         """Read one window per sample.
@@ -108,40 +138,116 @@ class Store:
         Args:
             samples: (n,) of `SAMPLE`: tile, and y, x of the window's corner in it, px.
             out: at least n windows of one size.
+
+        Raises:
+            GlacierError: a tile is missing or damaged; it is named.
         """
-        patch = out.label.shape[1]
+        places = list(zip(*(samples[field].tolist() for field in ("tile", "y", "x")), strict=True))
 
         def read(i: int) -> None:
-            tile, y, x = (int(samples[i][field]) for field in ("tile", "y", "x"))
-            window = (tile, slice(y, y + patch), slice(x, x + patch))
-            out.image[i] = self._decode(self._image, window)
-            out.label[i] = self._decode(self._label, window)
+            self._decode("image", places[i], out.image[i])
+            self._decode("label", places[i], out.label[i])
 
-        list(self._pool.map(read, range(len(samples))))
+        if len(places) == 1:
+            read(0)
+        else:
+            list(self._pool.map(read, range(len(places))))
+
+    def will_read(self, samples: NDArray[np.void]) -> None:
+        """Say that `samples` come next: the kernel fetches what is not in memory yet.
+
+        Raises:
+            GlacierError: a tile is missing or damaged; it is named.
+        """
+        for tile in samples["tile"].tolist():
+            with self._named("image", tile):
+                self._image.will_read(tile)
+            with self._named("label", tile):
+                self._label.will_read(tile)
 
     def _open(self, name: str) -> Any:
         return self._group[name]
 
-    def _decode(self, array: Any, window: tuple[int | slice, ...]) -> Any:
+    def _tiles(self, name: str) -> Shards | Chunks:
+        """Straight from the file where a folder holds glacier's own codec chain; else by zarr-python."""
+        array = self._open(name)
+        if self._folder:
+            document = json.loads((self._folder / name / ROOT).read_bytes())
+            if per_shard := tiles_per_known_shard(document):
+                return Shards(self._folder / name, array.shape, array.dtype.name, per_shard)
+        return Chunks(array)
+
+    def _decode(self, name: Literal["image", "label"], where: tuple[int, int, int], out: Raw) -> None:
+        tile, y, x = where
+        if not 0 <= tile < len(self):
+            raise IndexError(f"{self.path}: no tile {tile}, expected 0 to {len(self) - 1}")
+        with self._named(name, tile):
+            (self._image if name == "image" else self._label).window(tile, y, x, out)
+
+    @contextmanager
+    def _named(self, name: str, tile: int) -> Iterator[None]:
+        """Say of an error in here which tile it befell."""
         try:
-            return array[window]
-        except (ValueError, RuntimeError, OSError) as error:
+            yield
+        except (ValueError, RuntimeError, OSError, SystemError, MemoryError) as error:  # numcodecs' too
             raise GlacierError(
-                f"{self.path}: tile {window[0]} cannot be decoded ({error}); make the store again"
+                f"{self.path}: {name} of tile {tile} cannot be decoded ({error}); make the store again"
             ) from error
 
+    def _nothing_missing(self, name: str) -> None:
+        """Zarr reads a missing file as zeros; in a complete store it is a loss.
+
+        Raises:
+            GlacierError: the tiles of the first missing file.
+        """
+        if not self._folder:
+            return
+        array = self._open(name)
+        rows, step = array.shape[0], (array.shards or array.chunks)[0]
+        for number in range(-(-rows // step)):
+            key = array.metadata.encode_chunk_key((number, *(0,) * (array.ndim - 1)))
+            file = self._folder / name / key
+            if not file.is_file():
+                first, last = number * step, min((number + 1) * step, rows) - 1
+                raise GlacierError(
+                    f"{self.path}: {name} of tiles {first} to {last} is missing ({file}); "
+                    "make the store again"
+                )
+
     def close(self) -> None:
-        """End the reading threads."""
+        """End the reading threads and let go of all files."""
         self._pool.shutdown()
+        self._image.close()
+        self._label.close()
 
 
-def _attributes(path: Path) -> dict[str, Any]:
+def _place(path: Path | str | ZarrStore) -> tuple[Path | str, Path | None, ZarrStore]:
+    """What to call a store, its folder if it is one, and zarr-python's view of it."""
+    if isinstance(path, ZarrStore):
+        return str(path), None, path
+    if isinstance(path, str) and "://" in path:
+        try:
+            return path, None, FsspecStore.from_url(path, read_only=True)
+        except (ImportError, ValueError) as error:
+            raise GlacierError(
+                f"{path}: cannot be reached ({error}); install what fsspec needs for it"
+            ) from error
+    folder = Path(path)
+    return folder, folder, LocalStore(folder, read_only=True)
+
+
+def _attributes(folder: Path | None, place: ZarrStore) -> dict[str, Any]:
     """The root group's attributes."""
-    root = path / ROOT
+    if not folder:
+        try:
+            return dict(zarr.open_group(place, mode="r").attrs)
+        except FileNotFoundError as error:
+            raise GlacierError(f"{place}: no store here") from error
+    root = folder / ROOT
     if not root.is_file():
-        if (path / NOTE).is_file():
-            raise incomplete(path)
-        raise GlacierError(f"{path}: no store here; make one with `glacier ingest SOURCE --out {path}`")
+        if (folder / NOTE).is_file():
+            raise incomplete(folder)
+        raise GlacierError(f"{folder}: no store here; make one with `glacier ingest SOURCE --out {folder}`")
     try:
         attributes = json.loads(root.read_bytes())["attributes"]
     except (ValueError, KeyError, TypeError) as error:
@@ -149,24 +255,6 @@ def _attributes(path: Path) -> dict[str, Any]:
     if not isinstance(attributes, dict):
         raise GlacierError(f"{root}: damaged (no attributes); make the store again")
     return attributes
-
-
-def _nothing_missing(path: Path, array: Any) -> None:
-    """Zarr reads a missing shard as zeros; in a complete store it is a loss.
-
-    Raises:
-        GlacierError: the tiles of the first missing shard.
-    """
-    rows, step = array.shape[0], (array.shards or array.chunks)[0]
-    rest = "/".join("0" * (array.ndim - 1))
-    for shard in range(-(-rows // step)):
-        file = path / array.basename / "c" / str(shard) / rest
-        if not file.is_file():
-            last = min((shard + 1) * step, rows) - 1
-            raise GlacierError(
-                f"{path}: {array.basename} of tiles {shard * step} to {last} is missing ({file}); "
-                "make the store again"
-            )
 
 
 def only_store(folder: Path) -> Path:

@@ -15,7 +15,7 @@ from glacier.console import Track, silence, warn
 from glacier.errors import GlacierError, UsageError
 from glacier.model.losses import cross_entropy_dice, soft_counts
 from glacier.model.metrics import scores
-from glacier.pipeline.feed import Batch
+from glacier.pipeline.batcher import Batch
 from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.loader import Loader
 from glacier.pipeline.split import split, statistics
@@ -84,16 +84,21 @@ class Trainer:
         self.scaler.update()
         return loss.detach()
 
-    def epoch(self, number: int, track: Track) -> Epoch:
-        """Train through one epoch, then validate."""
-        start = time.perf_counter()
+    def steps(self, number: int, track: Track) -> list[float]:
+        """Train through one epoch; the loss of each step."""
         self._train_mode()
         losses = []
         with track(f"epoch {number}", len(self.loader)) as done:
             for batch in self.loader:
                 losses.append(self.step(batch))
                 done()
-        taken = torch.stack(losses).tolist()
+        taken: list[float] = torch.stack(losses).tolist()
+        return taken
+
+    def epoch(self, number: int, track: Track) -> Epoch:
+        """Train through one epoch, then validate."""
+        start = time.perf_counter()
+        taken = self.steps(number, track)
         if not all(map(isfinite, taken)):
             raise GlacierError(f"epoch {number}: the loss is no number; try a smaller train.lr")
         trained = time.perf_counter() - start

@@ -1,7 +1,9 @@
 """Batches as a training loop gets them."""
 
-import sys
+import shutil
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,17 +12,12 @@ import torch
 import glacier
 from glacier.errors import GlacierError, UsageError
 from glacier.pipeline.augment import matrices
-from glacier.pipeline.buffer import Buffer
+from glacier.pipeline.buffer import Buffer, Recycled
+from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.loader import Loader, tile_feed
-from glacier.pipeline.reference import reference_graph
+from glacier.pipeline.reference import reference_graph, reference_inputs
 from glacier.pipeline.split import split, statistics
-
-
-@pytest.fixture(params=["dali", "numpy"])
-def backend(request, monkeypatch):
-    if request.param == "numpy":  # as where DALI has no wheel: its import fails
-        monkeypatch.setitem(sys.modules, "glacier.pipeline.graph", None)
-    return request.param
+from glacier.store.reader import Store
 
 
 def raw_loader(store, **options):
@@ -29,16 +26,19 @@ def raw_loader(store, **options):
 
 
 def threads():
-    return {t.name for t in threading.enumerate() if t.name == "glacier-feed"}
+    names = {t.name for t in threading.enumerate()}
+    return {name for name in names if name.startswith(("glacier-feed", "glacier-work"))}
 
 
-def test_every_sample_equals_a_direct_read(store, backend):
-    loader = raw_loader(store, samples_per_epoch=60)
+@pytest.mark.parametrize("augment", ["none", "d4"])
+@pytest.mark.parametrize("backend", ["dali", "rows"])
+def test_every_sample_equals_a_direct_read(store, backend, augment):
+    loader = raw_loader(store, samples_per_epoch=60, backend=backend, augment=augment)
     seen = []
     for batch in loader:
         expected = Buffer.empty(6, 32, 7, "int16")
         store.read_into(batch.samples, expected)
-        expected = reference_graph(expected, matrices(batch.samples, "d4", 32))
+        expected = reference_graph(expected, matrices(batch.samples, augment, 32))
         assert batch.image.shape == (6, 7, 32, 32)
         assert batch.image.is_contiguous(memory_format=torch.channels_last)
         np.testing.assert_array_equal(batch.image.permute(0, 2, 3, 1).numpy(), expected.image)
@@ -87,13 +87,110 @@ def test_an_error_in_the_reading_thread_reaches_the_loop(store):
     assert not threads()
 
 
+@pytest.mark.parametrize("backend", ["dali", "rows"])
+def test_standardised_batches_equal_the_reference(store, backend):
+    parts = split(store, 0)
+    found = statistics(store, parts.train)
+    mean, std = [s.mean for s in found], [s.std for s in found]
+    inputs = Inputs(store.meta.bands, found)
+    gaps = 0
+    for batch in raw_loader(store, samples_per_epoch=60, inputs=inputs, backend=backend, patch=64):
+        raw = Buffer.empty(6, 64, 7, "int16")
+        store.read_into(batch.samples, raw)
+        raw = reference_graph(raw, matrices(batch.samples, "d4", 64))
+        expected = reference_inputs(raw.image, store.meta.bands, mean, std)
+        seen = batch.image.permute(0, 2, 3, 1).numpy()
+        np.testing.assert_allclose(seen, expected, atol=1e-4)
+        missing = raw.image == np.array([band.nodata for band in store.meta.bands], np.int16)
+        assert (seen[missing] == 0).all()
+        gaps += missing.sum()
+    assert gaps > 0
+
+
+@pytest.mark.parametrize("damage", ["flip", "unlink"])
+def test_a_damaged_tile_ends_the_loop_with_its_name(store, tmp_path, damage):
+    path = shutil.copytree(store.path, tmp_path / "copy.zarr")
+    with Store(path) as opened:
+        shard = path / "image" / "c" / "3" / "0" / "0" / "0"
+        if damage == "flip":
+            data = bytearray(shard.read_bytes())
+            data[100] ^= 4
+            shard.write_bytes(data)
+        else:
+            shard.unlink()
+        with pytest.raises(GlacierError, match=r"copy.zarr: image of tile (9|10|11) cannot be decoded"):
+            list(raw_loader(opened))
+    assert not threads()
+
+
+def test_memory_is_used_again_only_when_nothing_refers_to_it():
+    recycled = Recycled((4, 8), "int16")
+    first = recycled.take()
+    address = first.ctypes.data
+    tensor = torch.from_numpy(first).view(-1)[3:]
+    view = first[1:3].T
+    del first
+    assert recycled.take().ctypes.data != address
+    del view
+    assert recycled.take().ctypes.data != address
+    del tensor
+    assert address in {recycled.take().ctypes.data for _ in range(3)}
+
+
+def test_what_a_loop_keeps_is_its_own(store):
+    """Parts of batches kept at random, while the loader goes on."""
+    rng = np.random.default_rng(0)
+    kept = []
+    for batch in raw_loader(store, samples_per_epoch=1200, augment="none"):
+        if rng.random() < 0.2:
+            part = batch.image[int(rng.integers(6)), :, 3:9]
+            kept.append((part, part.clone()))
+            kept.append((batch.label.flatten()[7:], batch.label.flatten()[7:].clone()))
+    assert len(kept) > 40
+    assert all(torch.equal(part, then) for part, then in kept)
+
+
+@pytest.mark.slow
+def test_five_thousand_batches(store, capsys):
+    """At random delays of their consumer: every sample is the store's, memory stays, nothing is left."""
+    rng = np.random.default_rng(0)
+    whole = Buffer.empty(len(store), 64, 7, "int16")
+    for tile in range(len(store)):
+        whole.image[tile], whole.label[tile] = store.image(tile), store.label(tile)
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+    def files():
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    curve, before = [], (threading.active_count(), files())
+    with Store(store.path) as opened:
+        loader = raw_loader(opened, samples_per_epoch=30_000, patch=64)
+        for step, batch in enumerate(loader):
+            tiles = batch.samples["tile"]
+            raw = Buffer(whole.image[tiles], whole.label[tiles])
+            expected = reference_graph(raw, matrices(batch.samples, "d4", 64))
+            assert np.array_equal(batch.image.permute(0, 2, 3, 1).numpy(), expected.image)
+            assert np.array_equal(batch.label.numpy(), expected.label)
+            if rng.random() < 0.2:
+                time.sleep(rng.exponential(0.01))
+            if step % 500 == 499:
+                curve.append(resident())
+    assert step == 4999
+    assert (threading.active_count(), files()) == before
+    with capsys.disabled():
+        print(f"\nresident memory at batch 500 and 5000: {curve[0]:.1f} and {curve[-1]:.1f} MiB")
+    assert curve[-1] - curve[0] < 8
+
+
 def test_waiting_is_counted(store):
     loader = raw_loader(store)
     list(loader)
     assert loader.waited > 0
 
 
-def test_whole_tiles_come_once_each_in_order(store, backend):
+def test_whole_tiles_come_once_each_in_order(store):
     tiles = np.array([5, 1, 30, 2, 9])
     batches = list(tile_feed(store, tiles, batch=2, device="cpu"))
     assert [len(b.samples) for b in batches] == [2, 2, 1]

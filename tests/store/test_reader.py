@@ -62,7 +62,8 @@ def test_a_flipped_bit_is_an_error_that_names_the_tile(copy, name):
     shard.write_bytes(data)
     broken = Store(copy)
     read = broken.image if name == "image" else broken.label
-    with pytest.raises(GlacierError, match=r"copy.zarr: tile \d+ cannot be decoded"):
+    words = rf"copy.zarr: {name} of tile \d+ cannot be decoded \(its checksum differs\)"
+    with pytest.raises(GlacierError, match=words):
         [read(tile) for tile in range(len(broken))]
 
 

@@ -1,0 +1,44 @@
+"""The back end of a device."""
+
+from typing import Literal
+
+import torch
+
+from glacier.pipeline.augment import Preset
+from glacier.pipeline.batcher import Batcher, Source
+from glacier.pipeline.buffer import Window
+from glacier.pipeline.by_rows import RowsBatcher
+from glacier.pipeline.inputs import Inputs
+
+Backend = Literal["dali", "rows"]
+
+
+def make_batcher(
+    source: Source,
+    window: Window,
+    *,
+    largest: int,
+    preset: Preset = "none",
+    device: torch.device | str = "cpu",
+    inputs: Inputs | None = None,
+    backend: Backend | None = None,
+) -> Batcher:
+    """Batches of `source` on `device`: by DALI where that is CUDA, by rows elsewhere, or as `backend` says.
+
+    Args:
+        source: where windows are read from.
+        window: their shape.
+        largest: most samples in a batch.
+        preset: augmentation.
+        device: where batches go.
+        inputs: what standardises all bands of the source; None to leave raw codes.
+        backend: dali or rows.
+    """
+    device = torch.device(device)
+    if device == torch.device("cuda"):  # the current one, which differs by thread: settle it
+        device = torch.device("cuda", torch.cuda.current_device())
+    if (backend or ("dali" if device.type == "cuda" else "rows")) == "rows":
+        return RowsBatcher(source, window, largest, preset, device, inputs)
+    from glacier.pipeline.by_dali import DaliBatcher
+
+    return DaliBatcher(source, window, largest, preset, device, inputs)
