@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from glacier.classes import OUTLINES
 from glacier.scenes.labels import distinct
-from glacier.scenes.read import Nodata, SceneReader, bounded_cache, has_data, optical
+from glacier.scenes.read import Nodata, SceneReader, has_data, optical
 from glacier.scenes.scene import Grid, RasterLabel, Scene, SourceBand, Window
 
 CODES = 65536
@@ -31,17 +31,19 @@ class Range:
     """Which 16-bit values occur (65536,), from the dtype's lowest; None where not asked for."""
 
     def add(self, values: NDArray[np.generic]) -> None:
-        """Take in valid values (n,)."""
+        """Take in valid values (n,); where `taken` is asked for, no more than that."""
+        if self.taken is not None:
+            self.taken[values.astype(np.int64) - int(np.iinfo(values.dtype.name).min)] = True
+            return
         if not values.size:
             return
         low, high = values.min(), values.max()
-        inner = values[(values != low) & (values != high)]
-        near = (float(inner.min()), float(inner.max())) if inner.size else ()
-        self._spread((float(low), float(high), *near))
+        if low < self.inner_low or high > self.inner_high:
+            inner = values[(values != low) & (values != high)]
+            near = (float(inner.min()), float(inner.max())) if inner.size else ()
+            self._spread((float(low), float(high), *near))
         if values.dtype.kind == "f":
             self.integral = self.integral and bool(np.array_equal(values, np.rint(values)))
-        elif self.taken is not None:
-            self.taken[values.astype(np.int64) - int(np.iinfo(values.dtype.name).min)] = True
 
     def _spread(self, values: tuple[float, ...]) -> None:
         """Keep the two lowest and the two highest of all values seen."""
@@ -100,7 +102,7 @@ def survey(scene: Scene, size: int, rule: Nodata, wanted: Sequence[Need]) -> Sur
     windows = grid_tiles(scene.grid, size)
     read_all = any(need.range or need.taken for need in wanted)
     always = all(_always_valid(scene.bands[i]) for i in optical(scene.bands))
-    with bounded_cache(), SceneReader(scene) as reader:
+    with SceneReader(scene) as reader:
         for window in windows:
             if isinstance(scene.label, RasterLabel):
                 values, held = reader.label(window)
@@ -119,16 +121,18 @@ def _always_valid(band: SourceBand) -> bool:
 
 
 def _holds_data(reader: SceneReader, window: Window, rule: Nodata) -> bool:
+    """Whether some pixel of a window holds data: the middle one, in most; else all are looked at."""
+    middle = Window(window.row + window.height // 2, window.column + window.width // 2, 1, 1)
+    return _some_data(reader, middle, rule) or _some_data(reader, window, rule)
+
+
+def _some_data(reader: SceneReader, window: Window, rule: Nodata) -> bool:
     """Whether some pixel of a window holds data; under the rule `all` one band may tell."""
     which = set(optical(reader.scene.bands))
-    masks = []
-    for index, values, valid in reader.bands(window):
-        if index in which:
-            if rule == "all" and (valid is None or valid.any()):
-                return True
-            masks.append(valid)
-            shape = values.shape
-    return bool(has_data(masks, shape, rule).any())
+    masks = (valid for index, _, valid in reader.bands(window) if index in which)
+    if rule == "all":
+        return any(valid is None or valid.any() for valid in masks)
+    return bool(has_data(masks, (window.height, window.width), rule).any())
 
 
 def _measure(
@@ -139,7 +143,7 @@ def _measure(
     masks = []
     for index, values, valid in reader.bands(window):
         if wanted[index].range or wanted[index].taken:
-            ranges[index].add(values.ravel() if valid is None else values[valid])
+            ranges[index].add(values.ravel() if valid is None or valid.all() else values[valid])
         if index in which:
             masks.append(valid)
     return bool(has_data(masks, (window.height, window.width), rule).any())

@@ -7,12 +7,15 @@ from numpy.typing import NDArray
 
 from glacier.classes import IGNORE
 from glacier.errors import GlacierError
+from glacier.ingest.pack import LOWEST
 from glacier.scenes.labels import class_indices
 from glacier.scenes.read import Nodata, SceneReader, has_data, optical
-from glacier.scenes.scene import Window
+from glacier.scenes.scene import SourceBand, Window
 from glacier.store.bands import Band, Raw
 from glacier.store.schema import BLOCK
 
+STRANGE = IGNORE - 1
+"""Stands for a label value without a class; class indices are lower."""
 SAMPLE = 256
 """Pixels per tile from which percentiles are estimated."""
 
@@ -34,35 +37,90 @@ def read_tile(
         bands: the store's packing.
         index_of: source label value -> class index, or 255.
         rule: which lack of optical bands makes a pixel no data.
-        image: raw pixels (S, S, B), written.
+        image: raw pixels (S, S, B), written; contiguous.
         label: class indices (S, S), written.
 
     Returns:
-        How many values were outside a band's packing and clipped.
+        How many values were outside a band's packing and clipped, or took its no-data code.
     """
     height, width = window.height, window.width
-    image[...] = np.array([band.nodata for band in bands], image.dtype)
-    label[...] = IGNORE
-    which, masks, clipped = set(optical(reader.scene.bands)), [], 0
-    for index, values, valid in reader.bands(window):
-        clipped += bands[index].pack(values, valid, image[:height, :width, index])
-        if index in which:
-            masks.append(valid)
+    inside = image[:height, :width]
+    sources = reader.scene.bands
+    direct = [_is_direct(source, band) for source, band in zip(sources, bands, strict=True)]
+    masks: dict[int, NDArray[np.bool_] | None] = {}
+    clipped = 0
+    for run in reader.runs():
+        if all(direct[i] for i in run):
+            out = inside[..., run.start : run.stop]
+            unsigned = sources[run[0]].dtype == "uint16"
+            reader.read_into(window, run, out.view(np.uint16) if unsigned else out)
+        else:
+            for i, values, masks[i] in reader.bands(window, run):
+                clipped += bands[i].pack(values, masks[i], inside[..., i])
+    _shift(image, [i not in masks and sources[i].dtype == "uint16" for i in range(len(bands))])
+    codes = np.array([band.nodata for band in bands], image.dtype)
+    image[height:] = codes
+    image[:, width:] = codes
+
+    def mask(i: int) -> NDArray[np.bool_] | None:
+        """Where band `i` is data."""
+        if i not in masks:
+            masks[i] = None if sources[i].nodata is None else inside[..., i] != codes[i]
+        return masks[i]
+
+    for i in range(len(bands)):
+        if i not in masks and sources[i].nodata is None:
+            clipped += int(np.count_nonzero(inside[..., i] == codes[i]))
+    held = has_data(map(mask, optical(sources)), (height, width), rule)
     try:
-        classes = class_indices(*reader.label(window), index_of)
+        classes = _classes(*reader.label(window), index_of)
     except GlacierError as error:
         raise GlacierError(f"scene {reader.scene.name}: {error}") from error
-    held = has_data(masks, (height, width), rule)
+    label[...] = IGNORE
     label[:height, :width] = np.where(held, classes, IGNORE)
     return clipped
 
 
+def _is_direct(source: SourceBand, band: Band) -> bool:
+    """Whether a band's values, its no-data value too, are its raw codes, but for uint16's offset."""
+    if band.scale != 1.0 or source.nodata not in (None, band.nodata + band.offset):
+        return False
+    if source.dtype == "uint16":
+        return band.dtype == "int16" and band.offset == -LOWEST
+    fits = ("uint8",) if band.dtype == "uint8" else ("uint8", "int8", "int16")
+    return band.dtype != "float32" and source.dtype in fits and band.offset == 0.0
+
+
+def _shift(image: Raw, which: Sequence[bool]) -> None:
+    """Turn the uint16 values in some bands of `image` (S, S, B) into int16 codes, 32768 less, in place."""
+    if any(which):
+        rows = image.view(np.uint16).reshape(len(image), -1)
+        rows ^= np.tile(np.where(which, np.uint16(-LOWEST), np.uint16(0)), image.shape[1])
+
+
+def _classes(
+    values: NDArray[np.integer], valid: NDArray[np.bool_] | None, index_of: Mapping[int, int]
+) -> NDArray[np.uint8]:
+    """`class_indices`, by a table where all values are bytes that have a class."""
+    if values.dtype == np.uint8:
+        every = np.arange(256, dtype=np.uint8)
+        known = np.isin(every, list(index_of))
+        table = np.where(known, class_indices(every, known, index_of), np.uint8(STRANGE))
+        classes = np.take(table, values)
+        if not (classes == STRANGE).any():
+            return classes
+    return class_indices(values, valid, index_of)
+
+
 def block_histogram(label: NDArray[np.uint8], classes: int) -> NDArray[np.uint16]:
     """Labelled pixels per block and class (by, bx, class) of one tile's label (S, S)."""
-    blocks = label.shape[0] // BLOCK
-    split = label.reshape(blocks, BLOCK, blocks, BLOCK)
-    counts = [np.count_nonzero(split == index, axis=(1, 3)) for index in range(classes)]
-    return np.stack(counts, axis=-1).astype(np.uint16)
+    size = label.shape[0]
+    blocks = size // BLOCK
+    counts = []
+    for index in range(classes):
+        columns = (label == index).reshape(blocks, BLOCK, size).sum(axis=1, dtype=np.uint8)
+        counts.append(columns.reshape(blocks, blocks, BLOCK).sum(axis=2, dtype=np.uint16))
+    return np.stack(counts, axis=-1)
 
 
 def moments(image: Raw, bands: Sequence[Band]) -> NDArray[np.float64]:
@@ -70,6 +128,8 @@ def moments(image: Raw, bands: Sequence[Band]) -> NDArray[np.float64]:
 
     Physical units; all zero where a band holds no data.
     """
+    if image.dtype.kind != "f":
+        return _integer_moments(image, bands)
     rows = np.zeros((len(bands), 5))
     for row, band, raw in zip(rows, bands, np.moveaxis(image, -1, 0), strict=True):
         values = raw[~band.missing(raw)].astype(np.float64) * band.scale + band.offset
@@ -78,6 +138,51 @@ def moments(image: Raw, bands: Sequence[Band]) -> NDArray[np.float64]:
             spread = np.square(values - mean).sum()
             row[:] = values.size, mean, spread, values.min(), values.max()
     return rows
+
+
+def _integer_moments(image: Raw, bands: Sequence[Band]) -> NDArray[np.float64]:
+    """`moments` of integer codes, by sums of codes and of their squares, which float64 holds exactly."""
+    flat = image.reshape(len(image), -1)
+    sums = np.zeros((2, flat.shape[1]))
+    for start in range(0, len(flat), BLOCK):
+        part = flat[start : start + BLOCK].astype(np.float64)
+        sums[0] += part.sum(axis=0)
+        sums[1] += np.einsum("ij,ij->j", part, part)
+    totals = sums.astype(np.int64).reshape(2, -1, len(bands)).sum(axis=1)
+    low = flat.min(axis=0).reshape(-1, len(bands)).min(axis=0)
+    high = flat.max(axis=0).reshape(-1, len(bands)).max(axis=0)
+    gaps = _gaps(flat, bands)
+    rows = np.zeros((len(bands), 5))
+    for i, band in enumerate(bands):
+        code = int(band.nodata)
+        count = flat.size // len(bands) - gaps[i]
+        if not count:
+            continue
+        if low[i] == code:
+            low[i] = np.where(image[..., i] == code, high[i], image[..., i]).min()
+        elif high[i] == code:
+            high[i] = np.where(image[..., i] == code, low[i], image[..., i]).max()
+        total = int(totals[0, i]) - gaps[i] * code
+        squares = int(totals[1, i]) - gaps[i] * code * code
+        rows[i] = (
+            count,
+            total / count * band.scale + band.offset,
+            (count * squares - total * total) / count * band.scale**2,
+            low[i] * band.scale + band.offset,
+            high[i] * band.scale + band.offset,
+        )
+    return rows
+
+
+def _gaps(flat: Raw, bands: Sequence[Band]) -> list[int]:
+    """How many pixels of each band are no data; `flat` is (S, S * B)."""
+    size = flat.shape[1] // len(bands)
+    missing = flat == np.tile(np.array([band.nodata for band in bands], flat.dtype), size)
+    if not missing.any():
+        return [0] * len(bands)
+    per_column = np.count_nonzero(missing, axis=0)
+    gaps: list[int] = per_column.reshape(size, -1).sum(axis=0).tolist()
+    return gaps
 
 
 def pixel_sample(image: Raw, bands: Sequence[Band]) -> NDArray[np.float32]:

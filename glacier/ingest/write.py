@@ -1,6 +1,6 @@
 """Scenes -> store: survey, plan, write shard by shard, commit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ from glacier.errors import GlacierError
 from glacier.ingest.pack import needs
 from glacier.ingest.place import choose_place
 from glacier.ingest.plan import Options, Plan, columns, make_plan, source_record
+from glacier.ingest.shard import ShardTask, write_shard
 from glacier.ingest.survey import survey
-from glacier.ingest.tile import block_histogram, moments, pixel_sample, read_tile
 from glacier.ingest.work import executor, spread
-from glacier.scenes.read import Nodata, SceneReader, bounded_cache, unlabelled
-from glacier.scenes.scene import RasterLabel, Scene, Window
+from glacier.scenes.read import unlabelled
+from glacier.scenes.scene import Scene
 from glacier.store.reader import Store
 from glacier.store.schema import Meta
 from glacier.store.statistics import pool as pool_statistics
-from glacier.store.writer import StoreWriter, Tiles
+from glacier.store.writer import StoreWriter
 from glacier.version import __version__
 
 PERCENTILE_TILES = 8192
@@ -43,26 +43,6 @@ class Report:
     """Shards that an earlier, unfinished ingest had written."""
     fresh: bool
     """False where the store was complete already and nothing was done."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardTask:
-    """What one worker needs to write one shard."""
-
-    writer: StoreWriter
-    shard: int
-    tiles: tuple[tuple[Scene, Window], ...]
-    index_of: dict[int, int]
-    asked_for: bool
-    """`index_of` is the user's: a label's no-data value that stands in it is a class."""
-    rule: Nodata
-
-    def meaning(self, scene: Scene) -> dict[int, int]:
-        """`index_of` as it holds for one scene."""
-        nodata = scene.label.nodata if isinstance(scene.label, RasterLabel) else None
-        if self.asked_for or nodata is None:
-            return self.index_of
-        return {value: index for value, index in self.index_of.items() if value != nodata}
 
 
 def ingest(
@@ -122,43 +102,6 @@ def ingest(
         len(finished),
         fresh=True,
     )
-
-
-def write_shard(task: ShardTask) -> None:
-    """Read, pack and write one shard: the work of one worker."""
-    meta, count = task.writer.meta, len(task.tiles)
-    size, bands = meta.tile_size, meta.bands
-    image = np.empty((count, size, size, len(bands)), meta.dtype)
-    label = np.empty((count, size, size), np.uint8)
-    clipped = 0
-    with bounded_cache():
-        for i, (reader, window) in enumerate(_opened(task.tiles)):
-            clipped += read_tile(
-                reader, window, bands, task.meaning(reader.scene), task.rule, image[i], label[i]
-            )
-    if clipped:
-        raise GlacierError(
-            f"{clipped} pixels changed since the survey; leave the source alone while it is ingested, "
-            "and give the command again with --overwrite"
-        )
-    classes = len(meta.classes)
-    small: dict[str, NDArray[Any]] = {
-        "histogram": np.stack([block_histogram(tile, classes) for tile in label]),
-        "moments": np.stack([moments(tile, bands) for tile in image]),
-        "sample": np.stack([pixel_sample(tile, bands) for tile in image]),
-    }
-    task.writer.write_shard(task.shard, Tiles(image, label), small)
-
-
-def _opened(tiles: Sequence[tuple[Scene, Window]]) -> Iterator[tuple[SceneReader, Window]]:
-    """Each tile with its scene opened; one scene is open at a time."""
-    at = 0
-    while at < len(tiles):
-        scene = tiles[at][0]
-        with SceneReader(scene) as reader:
-            while at < len(tiles) and tiles[at][0] is scene:
-                yield reader, tiles[at][1]
-                at += 1
 
 
 def _task(writer: StoreWriter, plan: Plan, shard: int, options: Options) -> ShardTask:

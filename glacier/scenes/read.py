@@ -1,11 +1,9 @@
 """Pixels and labels of a scene, window by window."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import rasterio
@@ -14,19 +12,57 @@ from rasterio.errors import RasterioError
 
 from glacier.errors import GlacierError
 from glacier.scenes.files import open_raster
-from glacier.scenes.outlines import read_outlines
 from glacier.scenes.scene import RasterLabel, Scene, SourceBand, Window
+
+if TYPE_CHECKING:
+    from glacier.scenes.outlines import Outlines
 
 Nodata = Literal["all", "any"]
 """A pixel lacks data where `all` its optical bands do, or where `any` does."""
 
+MAPPED = 128 * 2**20
+"""Bytes read from an uncompressed file before it is opened anew, which lets go of what is mapped of it."""
 
-def bounded_cache() -> rasterio.Env:
-    """A context in which GDAL keeps 256 MiB of decoded blocks: a row of tiles of a wide scene.
 
-    Left to itself it keeps a twentieth of the machine's memory, in every worker.
+def _settings(scene: Scene) -> rasterio.Env:
+    """How GDAL is to read windows of a scene.
+
+    It keeps 256 MiB of decoded blocks, a row of tiles of a wide scene; left to itself it keeps a
+    twentieth of the machine's memory, in every worker. It does not list a file's folder to open it.
+    GeoTIFFs that are not compressed it maps, past those blocks; one that is cut short meanwhile ends
+    the process. The sources of a VRT may lie in archives, which it would unpack into memory to map.
+    CRSs, known by now, it need not look up.
     """
-    return rasterio.Env(GDAL_CACHEMAX=256 * 2**20)
+    paths = {band.path for band in scene.bands}
+    if isinstance(scene.label, RasterLabel):
+        paths.add(scene.label.path)
+    mapped = all(path.suffix.lower() in (".tif", ".tiff") for path in paths)
+    return rasterio.Env(
+        GDAL_CACHEMAX=256 * 2**20,
+        GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
+        GTIFF_SRS_SOURCE="GEOKEYS",
+        GTIFF_VIRTUAL_MEM_IO="IF_ENOUGH_RAM" if mapped else "NO",
+    )
+
+
+def _open(path: Path) -> rasterio.DatasetReader:
+    """Open a raster for its pixels.
+
+    Raises:
+        RasterioError: it cannot be opened, or is a GeoTIFF and ends before its last block does.
+    """
+    raster = open_raster(path)
+    (height, width), (rows, columns) = raster.shape, raster.block_shapes[-1]
+    last = f"{(width - 1) // columns}_{(height - 1) // rows}"
+    offset, length = (
+        raster.get_tag_item(f"BLOCK_{what}_{last}", "TIFF", bidx=raster.count)
+        for what in ("OFFSET", "SIZE")
+    )
+    size = path.stat().st_size
+    if offset and length and int(offset) + int(length) > size:
+        raster.close()
+        raise RasterioError(f"{size} bytes, expected {int(offset) + int(length)}")
+    return raster
 
 
 class SceneReader:
@@ -34,15 +70,13 @@ class SceneReader:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        self._files: dict[str, Any] = {}
-        self._stack = ExitStack()
-        self._outlines = (
-            read_outlines(scene.label.path, scene.grid)
-            if scene.label and not isinstance(scene.label, RasterLabel)
-            else None
-        )
+        self._files: dict[Path, rasterio.DatasetReader] = {}
+        self._read_bytes: dict[Path, int] = {}
+        self._outlines = _outlines(scene)
+        self._settings = _settings(scene)
 
     def __enter__(self) -> Self:
+        self._settings.__enter__()
         return self
 
     def __exit__(
@@ -51,10 +85,18 @@ class SceneReader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        for path in list(self._files):
+            self._close(path)
+        self._settings.__exit__()
 
-    def bands(self, window: Window) -> Iterator[tuple[int, NDArray[np.generic], NDArray[np.bool_] | None]]:
+    def bands(
+        self, window: Window, which: range | None = None
+    ) -> Iterator[tuple[int, NDArray[np.generic], NDArray[np.bool_] | None]]:
         """Each band of a window, file by file.
+
+        Args:
+            window: of the scene.
+            which: consecutive bands of one file; None for all of all.
 
         Yields:
             Index of the band in the scene, its values (h, w) as the file holds them, and where they
@@ -63,13 +105,27 @@ class SceneReader:
         Raises:
             GlacierError: a file that cannot be read here, e.g. because it ends early.
         """
-        by_file: dict[str, list[int]] = defaultdict(list)
-        for index, band in enumerate(self.scene.bands):
-            by_file[str(band.path)].append(index)
-        for path, indexes in by_file.items():
-            numbers = [self.scene.bands[i].index for i in indexes]
-            for i, values in zip(indexes, self._read(path, numbers, window), strict=True):
-                yield i, values, valid(values, self.scene.bands[i])
+        bands = self.scene.bands
+        for run in self.runs() if which is None else [which]:
+            numbers = [bands[i].index for i in run]
+            for i, values in zip(run, self._read(bands[run[0]].path, numbers, window), strict=True):
+                yield i, values, valid(values, bands[i])
+
+    def runs(self) -> list[range]:
+        """The scene's bands (indexes), cut where the next lies in another file."""
+        paths = [band.path for band in self.scene.bands]
+        starts = [i for i in range(len(paths)) if i == 0 or paths[i] != paths[i - 1]]
+        return [range(a, b) for a, b in zip(starts, [*starts[1:], len(paths)], strict=True)]
+
+    def read_into(self, window: Window, which: range, out: NDArray[np.generic]) -> None:
+        """Read consecutive bands of one file into `out` (h, w, band), of a dtype that holds all values.
+
+        Raises:
+            GlacierError: as `bands` does.
+        """
+        bands = self.scene.bands
+        numbers = [bands[i].index for i in which]
+        self._read(bands[which[0]].path, numbers, window, np.moveaxis(out, -1, 0))
 
     def label(self, window: Window) -> tuple[NDArray[np.integer], NDArray[np.bool_] | None]:
         """Source label values of a window (h, w), and where they are labels, None if everywhere.
@@ -82,7 +138,7 @@ class SceneReader:
             return self._outlines.burn(self.scene.grid.transform, window), None
         if not isinstance(label, RasterLabel):
             raise GlacierError(unlabelled(self.scene))
-        values = self._read(str(label.path), [1], window)[0]
+        values = self._read(label.path, [1], window)[0]
         held = valid(values, label)
         if values.dtype.kind == "f":
             finite = np.isfinite(values)
@@ -92,19 +148,36 @@ class SceneReader:
             values = np.where(finite, whole.astype(np.int64), np.iinfo(np.int64).min)
         return np.asarray(values), held
 
-    def _read(self, path: str, numbers: list[int], window: Window) -> NDArray[np.generic]:
+    def _read(
+        self, path: Path, numbers: list[int], window: Window, out: NDArray[np.generic] | None = None
+    ) -> NDArray[np.generic]:
+        """Values (band, h, w) of bands of a file, in `out` where it is given."""
         here = rasterio.windows.Window(window.column, window.row, window.width, window.height)
         try:
             if path not in self._files:
-                self._files[path] = open_raster(Path(path))
-                self._stack.callback(self._files[path].close)
-            pixels: NDArray[np.generic] = self._files[path].read(numbers, window=here)
+                self._files[path], self._read_bytes[path] = _open(path), 0
+            pixels: NDArray[np.generic] = self._files[path].read(numbers, window=here, out=out)
         except RasterioError as error:
             raise GlacierError(
                 f"{path}: unreadable at row {window.row}, column {window.column} ({error}); "
                 "is the file complete?"
             ) from error
+        self._read_bytes[path] += pixels.nbytes
+        if self._read_bytes[path] > MAPPED and self._files[path].compression is None:
+            self._close(path)
         return pixels
+
+    def _close(self, path: Path) -> None:
+        self._files.pop(path).close()
+
+
+def _outlines(scene: Scene) -> "Outlines | None":
+    """The outlines that label a scene; what reads them takes long to import, and many have none."""
+    if scene.label is None or isinstance(scene.label, RasterLabel):
+        return None
+    from glacier.scenes.outlines import read_outlines
+
+    return read_outlines(scene.label.path, scene.grid)
 
 
 def unlabelled(scene: Scene) -> str:
@@ -138,6 +211,13 @@ def optical(bands: Sequence[SourceBand]) -> list[int]:
 def has_data(
     valid: Iterable[NDArray[np.bool_] | None], shape: tuple[int, int], rule: Nodata
 ) -> NDArray[np.bool_]:
-    """Where a pixel holds data (h, w), by the validity of its optical bands."""
-    masks = [np.ones(shape, bool) if mask is None else mask for mask in valid]
-    return np.asarray(np.any(masks, axis=0) if rule == "all" else np.all(masks, axis=0))
+    """Where a pixel holds data (h, w), by the validity of its optical bands; takes no more than tell."""
+    held = np.full(shape, rule == "any")
+    for mask in valid:
+        if rule == "any":
+            held &= True if mask is None else mask
+        else:
+            held |= True if mask is None else mask
+            if held.all():
+                break
+    return held
