@@ -7,10 +7,10 @@ import torch
 from glacier.pipeline.augment import Preset
 from glacier.pipeline.batcher import Batcher, Source
 from glacier.pipeline.buffer import Window
-from glacier.pipeline.by_rows import RowsBatcher
+from glacier.pipeline.by_numba import NumbaBatcher
 from glacier.pipeline.inputs import Inputs
 
-Backend = Literal["dali", "rows"]
+Backend = Literal["dali", "numba"]
 
 
 def make_batcher(
@@ -23,7 +23,7 @@ def make_batcher(
     inputs: Inputs | None = None,
     backend: Backend | None = None,
 ) -> Batcher:
-    """Batches of `source` on `device`: by DALI where that is CUDA, by rows elsewhere, or as `backend` says.
+    """Batches of `source` on `device`: by DALI on CUDA, by Numba elsewhere, or as `backend` says.
 
     Args:
         source: where windows are read from.
@@ -32,13 +32,13 @@ def make_batcher(
         preset: augmentation.
         device: where batches go.
         inputs: what standardises all bands of the source; None to leave raw codes.
-        backend: dali or rows.
+        backend: dali or numba.
     """
     device = torch.device(device)
     if device == torch.device("cuda"):  # the current one, which differs by thread: settle it
         device = torch.device("cuda", torch.cuda.current_device())
-    if (backend or ("dali" if device.type == "cuda" else "rows")) == "rows":
-        return RowsBatcher(source, window, largest, preset, device, inputs)
+    if (backend or ("dali" if device.type == "cuda" else "numba")) == "numba":
+        return NumbaBatcher(source, window, largest, preset, device, inputs)
     from glacier.pipeline.by_dali import DaliBatcher
 
     return DaliBatcher(source, window, largest, preset, device, inputs)

@@ -60,20 +60,25 @@ class Recycled:
             dtype: NumPy's name of it.
             pin: page-locked, for copies to a CUDA device.
         """
-        self._shape, self._pin = shape, pin
-        self._dtype: torch.dtype = getattr(torch, dtype)
-        self._free: deque[torch.Tensor] = deque(maxlen=KEPT)
+        self._shape, self._dtype, self._pin = shape, dtype, pin
+        self._free: deque[NDArray[Any]] = deque(maxlen=KEPT)
 
     def take(self) -> NDArray[Any]:
         """An array with whatever it last held; tensors and views made from it keep it in use."""
         try:
             memory = self._free.pop()
         except IndexError:
-            memory = torch.empty(self._shape, dtype=self._dtype, pin_memory=self._pin)
-        # NumPy lets a view of a view refer to the first array alone, but not past an owner of another type.
-        lease = memory.numpy()
+            memory = self._new()
+        # A view of a view refers to the array that owns the memory, but not past an object of another type.
+        lease = np.asarray(memory.data)
         weakref.finalize(lease, self._free.append, memory).atexit = False
         return lease
+
+    def _new(self) -> NDArray[Any]:
+        if self._pin:
+            pinned = torch.empty(self._shape, dtype=getattr(torch, self._dtype), pin_memory=True)
+            return pinned.numpy()
+        return np.empty(self._shape, self._dtype)  # NumPy asks for large pages, PyTorch does not
 
 
 class Buffers:

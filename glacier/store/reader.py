@@ -214,11 +214,15 @@ class Store:
                     "make the store again"
                 )
 
+    def close_files(self) -> None:
+        """Let go of all files; what is read next opens its own again."""
+        self._image.close()
+        self._label.close()
+
     def close(self) -> None:
         """End the reading threads and let go of all files."""
         self._pool.shutdown()
-        self._image.close()
-        self._label.close()
+        self.close_files()
 
 
 def _place(path: Path | str | ZarrStore) -> tuple[Path | str, Path | None, ZarrStore]:

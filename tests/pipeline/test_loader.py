@@ -31,7 +31,7 @@ def threads():
 
 
 @pytest.mark.parametrize("augment", ["none", "d4"])
-@pytest.mark.parametrize("backend", ["dali", "rows"])
+@pytest.mark.parametrize("backend", ["dali", "numba"])
 def test_every_sample_equals_a_direct_read(store, backend, augment):
     loader = raw_loader(store, samples_per_epoch=60, backend=backend, augment=augment)
     seen = []
@@ -87,7 +87,7 @@ def test_an_error_in_the_reading_thread_reaches_the_loop(store):
     assert not threads()
 
 
-@pytest.mark.parametrize("backend", ["dali", "rows"])
+@pytest.mark.parametrize("backend", ["dali", "numba"])
 def test_standardised_batches_equal_the_reference(store, backend):
     parts = split(store, 0)
     found = statistics(store, parts.train)
