@@ -1,159 +1,303 @@
-"""How many tiles per second each step of the data path delivers, measured in one run.
+"""How many tiles per second each step of the data path delivers, and other loaders beside it, in one run.
 
-    python benchmarks/throughput.py            the only *.zarr here, or a synthetic store
-    python benchmarks/throughput.py --json F   also as JSON
+    python benchmarks/throughput.py                    the only *.zarr here; none: made-up tiles
+    python benchmarks/throughput.py --tiles smooth     made-up tiles, with peers on the same (--tiles noise)
+    python benchmarks/throughput.py --cold             the store's pages dropped before each measurement
+    python benchmarks/throughput.py --step-ms 500 --ranks 2 --batch 48     would two GPUs wait?
 
-Rungs, each doing all that the one before it does and more: `reader` (windows into memory), `loader`
-(raw batches, augmented), `inputs` (standardised float32), `train` (the demo's network takes a step).
+Every row is measured once a round, all rows in turn, and the median of its rounds is shown with their
+least and most. Peers come with `pip install .[peers]`.
 """
 
 import json
+import os
 import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from importlib.metadata import version
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
-from glacier.config import Config, shipped
+from benchmarks.ladder import Ladder, Rung
+from benchmarks.peers import PEERS, TensorstoreReader, ZarrReader, open_peer, touch
+from benchmarks.starve import Starved, starve
+from benchmarks.tiles import Kind, Tiles, make_store, make_tiles
 from glacier.errors import GlacierError
-from glacier.ingest.plan import Options
-from glacier.ingest.write import ingest
 from glacier.machine import cores
-from glacier.pipeline.buffer import Buffer
-from glacier.pipeline.inputs import Inputs
-from glacier.pipeline.loader import Loader
-from glacier.pipeline.split import split
-from glacier.pipeline.split import statistics as tile_statistics
-from glacier.scenes.layouts import find_scenes
 from glacier.store.reader import Store, only_store
-from glacier.synth.write import write_synthetic
-from glacier.train.loop import Trainer
-from glacier.train.ranks import Ranks
 
-Rung = Callable[[int], int]
-"""Runs a number of steps; how many tiles it delivered."""
-
-
-def make_store(folder: Path) -> Path:
-    """A store of 64 synthetic tiles, 256 px, 7 bands, 16 bit."""
-    write_synthetic(folder / "hills", layout="bands", seed=0, count=64, size=256)
-    out = folder / "hills.zarr"
-    options = Options(tile_size=256)
-    ingest(folder / "hills", find_scenes(folder / "hills"), out, options, workers=cores())
-    return out
+Speeds = dict[str, list[float]]
+SLOW_ROUNDS = 2
+"""Rounds of a rung that is slow, after which it is left out."""
+PACKAGES = (
+    "torch", "nvidia-dali-cuda120", "numcodecs", "zarr", "rasterio", "torchgeo", "litdata", "webdataset",
+    "tensorstore", "spdl",
+)  # fmt: skip
+console = Console()
 
 
-def rungs(store: Store, batch: int) -> dict[str, Rung]:
-    """The ladder."""
-    size, meta, device = store.meta.tile_size, store.meta, torch.device("cpu")
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else device
-    tiles = split(store, 0).train
-    inputs = Inputs(meta.bands, tile_statistics(store, tiles)).to(device)
-    settings = [f"data.patch={size}", f"train.batch={batch}"]
-    trainer = Trainer(Config.load(shipped("demo"), settings), store, Ranks(0, 1, device))
+def measure(rungs: dict[str, Rung], rounds: int, before: Callable[[], None]) -> Speeds:
+    """Tiles per second of each rung, round by round, after one to warm up."""
+    speeds: Speeds = {name: [] for name in rungs}
+    turns = [(turn, name) for turn in range(rounds + 1) for name in rungs]
+    for turn, name in track(turns, "measure", console=console, transient=True):
+        if rungs[name].slow and turn > SLOW_ROUNDS:
+            continue
+        before()
+        start = time.perf_counter()
+        tiles = rungs[name].run()
+        if turn:
+            speeds[name].append(tiles / (time.perf_counter() - start))
+    return speeds
 
-    def batches(steps: int) -> Iterator[Any]:
-        return iter(Loader(store, tiles=tiles, patch=size, batch=batch,
-                           samples_per_epoch=steps * batch, device=device))  # fmt: skip
 
-    def reader(steps: int) -> int:
-        order = np.resize(trainer.loader.order(), steps * batch)
-        out = Buffer.empty(batch, size, len(meta.bands), meta.dtype)
-        for step in range(steps):
-            store.read_into(order[step * batch : (step + 1) * batch], out)
-        return steps * batch
+def drop_pages(store: Store) -> None:
+    """Have the kernel forget what it holds of a store's files; none of them may be mapped."""
+    store.close_files()
+    for folder, _, files in os.walk(store.path):
+        for file in files:
+            descriptor = os.open(Path(folder, file), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
 
-    def each(call: Callable[[Any], Any]) -> Rung:
-        def run(steps: int) -> int:
+
+@contextmanager
+def peers(
+    tiles: Tiles, store: Path, work: Path, batch: int
+) -> Iterator[tuple[dict[str, Rung], dict[str, str]]]:
+    """Every peer as a rung, and for those that cannot run the reason."""
+    opened: list[Any] = []
+    rungs: dict[str, Rung] = {}
+    absent: dict[str, str] = {}
+
+    def epochs(peer: Any) -> Callable[[], int]:
+        def run() -> int:
             done = 0
-            for item in batches(steps):
-                call(item)
-                done += len(item.samples)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            for batch in peer.epoch():
+                touch(batch)
+                done += len(batch[1])
             return done
 
         return run
 
-    return {
-        "reader": reader,
-        "loader": each(lambda item: None),
-        "inputs": each(lambda item: replace(item, image=inputs(item.image))),
-        "train": each(trainer.step),
-    }
+    def reads(reader: Any) -> Callable[[], int]:
+        def run() -> int:
+            for first in range(0, len(tiles), batch):
+                reader.read(range(first, min(first + batch, len(tiles))))
+            return len(tiles)
 
+        return run
 
-def measure(ladder: dict[str, Rung], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Tiles per second of each rung in interleaved rounds, after one to warm up."""
-    speeds: dict[str, list[float]] = {name: [] for name in ladder}
-    for turn in range(rounds + 1):
-        for name, run in ladder.items():
-            start = time.perf_counter()
-            tiles = run(steps)
-            if turn:
-                speeds[name].append(tiles / (time.perf_counter() - start))
-    return speeds
+    for kind in PEERS:
+        peer = open_peer(kind, tiles, store, work / kind.__name__, batch=batch, workers=cores())
+        if isinstance(peer, str):
+            absent[kind.name] = peer  # type: ignore[attr-defined]
+        else:
+            opened.append(peer)
+            rungs[peer.name] = Rung(epochs(peer), peer.settings)
+    try:
+        reader = TensorstoreReader(store, cores())
+        rungs["read: tensorstore"] = Rung(reads(reader), "glacier's store, a batch's reads at once")
+    except ImportError:
+        absent["read: tensorstore"] = "missing (pip install .[peers])"
+    rungs["read: zarr-python"] = Rung(reads(ZarrReader(store)), "glacier's store, tile by tile", slow=True)
+    try:
+        yield rungs, absent
+    finally:
+        for peer in opened:
+            peer.close()
 
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
-    return {
+    found: dict[str, Any] = {
         "cores": cores(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "zarr", "rasterio")},
     }
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    """The processor's name as Linux gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def summary(speeds: Speeds) -> dict[str, dict[str, float]]:
+    """Median, least and most of each row."""
+    return {
+        name: {"tiles_per_s": statistics.median(s), "min": min(s), "max": max(s)}
+        for name, s in speeds.items()
+    }
+
+
+def show(
+    title: str, rows: dict[str, dict[str, float]], does: dict[str, str], absent: dict[str, str]
+) -> None:
+    """One table."""
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+    for head in ("", "tiles/s", "min", "max"):
+        table.add_column(head, justify="right" if head else "left", no_wrap=True)
+    table.add_column("", style="dim")
+    for name, row in rows.items():
+        table.add_row(name, *(f"{value:,.1f}" for value in row.values()), does[name])
+    for name, reason in absent.items():
+        table.add_row(name, "–", "–", "–", reason)
+    console.print(table)
+
+
+def show_starved(found: Starved) -> None:
+    """What each rank waited."""
+    table = Table(title=found.title, box=SIMPLE_HEAD, title_justify="left")
+    for head in ("rank", "data wait", "worst step", "cores taken", "peak memory"):
+        table.add_column(head, justify="right")
+    for rank, row in enumerate(found.ranks):
+        table.add_row(
+            str(rank),
+            f"{row.wait:.2%}",
+            f"{row.worst * 1e3:.0f} ms",
+            f"{row.cores:.2f}",
+            f"{row.peak_gib:.1f} GiB",
+        )
+    console.print(table)
+    console.print(
+        f"{found.tiles_per_s:.1f} tiles/s of {found.asked:.1f} asked for; data wait {found.wait:.2%}; "
+        f"{found.share:.0%} of {cores()} cores went into loading"
+    )
 
 
 @click.command()
 @click.option("--store", type=click.Path(path_type=Path), help="Default: the only *.zarr here.")
+@click.option("--tiles", "kind", type=click.Choice(["noise", "smooth"]), help="Make up tiles of this kind.")
+@click.option("--count", type=click.IntRange(8), default=96, show_default=True, help="Tiles to make up.")
+@click.option("--size", type=click.IntRange(64), default=512, show_default=True, help="Their side, px.")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True)
 @click.option(
-    "--steps", type=click.IntRange(1), default=12, show_default=True, help="Batches per rung and round."
+    "--steps", type=click.IntRange(1), default=24, show_default=True, help="Batches per measurement."
 )
+@click.option("--cold", is_flag=True, help="Drop the store's pages before each measurement; rungs only.")
+@click.option(
+    "--step-ms", type=click.FloatRange(0), help="Instead: a step that takes this long and no CPU."
+)
+@click.option("--ranks", type=click.IntRange(1), default=1, show_default=True, help="With --step-ms.")
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Also write the result here.")
-def main(store: Path | None, batch: int, rounds: int, steps: int, target: Path | None) -> None:
+@click.option("--figure", type=click.Path(path_type=Path), help="Also draw it here (needs matplotlib).")
+def main(
+    store: Path | None,
+    kind: Kind | None,
+    count: int,
+    size: int,
+    batch: int,
+    rounds: int,
+    steps: int,
+    cold: bool,
+    step_ms: float | None,
+    ranks: int,
+    target: Path | None,
+    figure: Path | None,
+) -> None:
     """Measure the data path, rung by rung."""
-    console = Console()
+    result: dict[str, Any] = {"machine": machine(), "rungs": {}, "peers": {}}
     if target:
         target.touch()
     with tempfile.TemporaryDirectory() as folder:
-        if store is None and not any(Path().glob("*.zarr")):
-            console.print("no *.zarr here: measuring on a synthetic store, made now")
-            store = make_store(Path(folder))
+        tiles = None
+        if kind is None and store is None and not any(Path().glob("*.zarr")):
+            console.print("no *.zarr here: measuring on made-up tiles")
+            kind = "noise"
+        if kind:
+            tiles = make_tiles(Path(folder, "tiles"), kind, count, size)
+            store = make_store(tiles, Path(folder, f"{kind}.zarr"))
         try:
-            opened = Store(store or only_store(Path()))
-            speeds = measure(rungs(opened, batch), rounds, steps)
+            with Store(store or only_store(Path())) as opened:
+                result["tiles"] = about(opened)
+                if step_ms is not None:
+                    found = starve(opened, step_ms / 1e3, ranks, batch, steps)
+                    show_starved(found)
+                    result["starved"] = found.to_json()
+                else:
+                    _ladder(opened, tiles, Path(folder, "peers"), batch, rounds, steps, cold, result)
         except GlacierError as error:
             raise click.ClickException(str(error)) from error
-    table = Table(title=f"{opened.path.name}, {rounds} rounds", box=SIMPLE_HEAD)
-    table.title_justify = "left"
-    for head in ("rung", "tiles/s", "min", "max"):
-        table.add_column(head, justify="left" if head == "rung" else "right")
-    result = {
-        name: {"tiles_per_s": statistics.median(s), "min": min(s), "max": max(s)}
-        for name, s in speeds.items()
-    }
-    for name, row in result.items():
-        table.add_row(name, *(f"{value:.1f}" for value in row.values()))
-    console.print(table)
-    here = machine()
-    console.print(", ".join(f"{k} {v}" for k, v in here.items() if v is not None), style="dim")
+    console.print(", ".join(f"{k} {v}" for k, v in result["machine"].items() if v is not None), style="dim")
     if target:
-        target.write_text(json.dumps({"machine": here, "rungs": result, "peers": {}}, indent=2))
+        target.write_text(json.dumps(result, indent=2) + "\n")
+    if figure:
+        from benchmarks.figure import draw
+
+        draw(result, figure)
+
+
+def about(store: Store) -> str:
+    """What tiles a store holds."""
+    meta, size = store.meta, store.meta.tile_size
+    return (
+        f"{store.name}: {len(store)} tiles of {size} px, {len(meta.bands)} bands {meta.dtype}, {meta.codec}"
+    )
+
+
+def _ladder(
+    store: Store,
+    tiles: Tiles | None,
+    work: Path,
+    batch: int,
+    rounds: int,
+    steps: int,
+    cold: bool,
+    result: Any,
+) -> None:
+    rungs = Ladder(store, batch, steps).rungs()
+    cache = "cold" if cold else "warm"
+    before = (lambda: drop_pages(store)) if cold else (lambda: None)
+    title = f"{result['tiles']}; batches of {batch}, {rounds} rounds, {cache} cache"
+    absent: dict[str, str] = {}
+    others: dict[str, Rung] = {}
+    if cold:
+        rungs = {
+            name: rung
+            for name, rung in rungs.items()
+            if not rung.slow and name not in ("decode", "checksum")
+        }
+    if tiles and not cold:
+        with peers(tiles, Path(store.path), work, batch) as (others, absent):
+            speeds = measure(rungs | others, rounds, before)
+    else:
+        speeds = measure(rungs, rounds, before)
+    result |= {"cache": cache, "batch": batch, "rounds": rounds}
+    rows = summary(speeds)
+    does = {name: rung.does for name, rung in (rungs | others).items()}
+    result["does"] = does
+    result["rungs"] = {name: rows[name] for name in rungs}
+    result["peers"] = {name: rows[name] for name in others}
+    show(title, result["rungs"], does, {})
+    if others:
+        show("peers, the same job as `inputs` (flips alone, without turns)", result["peers"], does, absent)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,9 @@ def kernel(bands: int, standardise: bool) -> Callable[..., None]:
         image: Any, label: Any, turn: int, scale: Any, shift: Any, code: Any, out: Any, out_label: Any
     ) -> None:
         patch = image.shape[0]
-        scratch = np.empty((ROWS, patch, bands), image.dtype)
+        block = np.empty((ROWS, patch, bands), image.dtype)
         for top in range(0, patch, ROWS):
             count = min(ROWS, patch - top)
-            block = scratch if standardise else out[top : top + count]
             if turn & 4:  # columns of the source, one after the other: they are read in order
                 for x in range(patch):
                     row = patch - 1 - x if turn & 1 else x
@@ -39,24 +38,28 @@ def kernel(bands: int, standardise: bool) -> Callable[..., None]:
                         for band in range(bands):
                             block[r, x, band] = image[row, column, band]
                         out_label[top + r, x] = label[row, column]
-            else:
-                for r in range(count):
-                    row = patch - 1 - top - r if turn & 2 else top + r
-                    if turn & 1:
-                        for x in range(patch):
-                            for band in range(bands):
-                                block[r, x, band] = image[row, patch - 1 - x, band]
-                            out_label[top + r, x] = label[row, patch - 1 - x]
-                    else:
-                        block[r] = image[row]
-                        out_label[top + r] = label[row]
-            if standardise:
-                for r in range(count):
-                    raw, values = block[r].reshape(patch * bands), out[top + r].reshape(patch * bands)
-                    for i in range(patch * bands):
+            for r in range(count):
+                row = patch - 1 - top - r if turn & 2 else top + r
+                source = image[row]
+                if turn & 4:
+                    source = block[r]
+                elif turn & 1:
+                    for x in range(patch):
+                        for band in range(bands):
+                            block[r, x, band] = image[row, patch - 1 - x, band]
+                        out_label[top + r, x] = label[row, patch - 1 - x]
+                    source = block[r]
+                else:
+                    for x in range(patch):
+                        out_label[top + r, x] = label[row, x]
+                raw, values = source.reshape(patch * bands), out[top + r].reshape(patch * bands)
+                for i in range(patch * bands):
+                    if standardise:
                         value = np.float32(raw[i]) * scale[i] + shift[i]
                         missing = raw[i] == code[i] or raw[i] != raw[i]
                         values[i] = np.float32(0) if missing else value
+                    else:
+                        values[i] = raw[i]
 
     compiled: Callable[..., None] = numba.njit(nogil=True, cache=True, error_model="numpy")(move)
     return compiled
