@@ -9,6 +9,7 @@ import gc
 import io
 import itertools
 import json
+import math
 import mmap
 import random
 import threading
@@ -144,12 +145,16 @@ def _fit(memory: Batch | None, shape: tuple[int, ...]) -> Batch:
     """Image and label of this shape (N, C, H, W), out of `memory` or new."""
     if memory and len(memory[0]) >= shape[0]:
         return memory[0][: shape[0]], memory[1][: shape[0]]
-    image, label = np.empty(shape, np.float32), np.empty((shape[0], *shape[2:]), np.uint8)
-    batch = torch.from_numpy(image), torch.from_numpy(label)
-    if get_worker_info():
-        for part in batch:
-            part.share_memory_()  # type: ignore[no-untyped-call]
-    return batch
+    return _new(shape, torch.float32), _new((shape[0], *shape[2:]), torch.uint8)
+
+
+def _new(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Fresh memory: NumPy's, on large pages; in a worker shared at once, as `default_collate` does."""
+    if get_worker_info() is None:
+        return torch.from_numpy(np.empty(shape, str(dtype).removeprefix("torch.")))
+    whole: Any = torch.empty(0, dtype=dtype).untyped_storage()
+    storage = whole._new_shared(math.prod(shape) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload,no-any-return]
 
 
 # --- raw samples ----------------------------------------------------------------------------------
@@ -520,7 +525,7 @@ class Tensorstore(Threads):
     name = "tensorstore"
 
     def __init__(self, tiles: "Tiles", store: Path, work: Path, batch: int, workers: int) -> None:
-        self.reader = TensorstoreReader(store, workers)
+        self.reader = TensorstoreReader(store, workers, again=True)
         super().__init__(Job.of_store(tiles, store), len(tiles), batch, workers)
         self.pool = ThreadPoolExecutor(workers)
         self.settings = (
@@ -589,6 +594,20 @@ class MemmapAgain(Memmap):
     again = True
 
 
+class RasterioAgain(Rasterio):
+    """GeoTIFFs read by rasterio, and by hand what glacier does to memory."""
+
+    name = "DataLoader + rasterio, reusing"
+    again = True
+
+
+class LitDataAgain(LitData):
+    """Chunks by LitData, and by hand what glacier does to memory."""
+
+    name = "LitData, reusing"
+    again = True
+
+
 class SpdlAgain(Spdl):
     """SPDL, and by hand what glacier does to memory."""
 
@@ -597,7 +616,8 @@ class SpdlAgain(Spdl):
 
 
 PEERS: tuple[Callable[["Tiles", Path, Path, int, int], Peer], ...] = (
-    Rasterio, ZarrPython, Memmap, TorchGeo, LitData, WebDataset, Tensorstore, Spdl, MemmapAgain, SpdlAgain,
+    Rasterio, ZarrPython, Memmap, TorchGeo, LitData, WebDataset, Tensorstore, Spdl,
+    RasterioAgain, MemmapAgain, LitDataAgain, SpdlAgain,
 )  # fmt: skip
 
 
@@ -636,11 +656,11 @@ def open_peer(
 
 
 class TensorstoreReader:
-    """A glacier store by tensorstore: all reads of a call at once, into memory used again."""
+    """A glacier store by tensorstore: all reads of a call at once; with `again` into memory used again."""
 
     name = "tensorstore"
 
-    def __init__(self, store: Path, threads: int) -> None:
+    def __init__(self, store: Path, threads: int, *, again: bool = False) -> None:
         import tensorstore
 
         context = tensorstore.Context(
@@ -653,7 +673,7 @@ class TensorstoreReader:
             ).result()
             for name in ("image", "label")
         ]  # fmt: skip
-        self.wrap = tensorstore.array
+        self.wrap, self.again = tensorstore.array, again
         self.memory = threading.local()
 
     def read(self, tiles: Sequence[int]) -> None:
@@ -663,36 +683,43 @@ class TensorstoreReader:
 
     def samples(self, tiles: Sequence[int]) -> "Reads":
         """The same, to be taken one by one before this thread asks for others."""
+        if not self.again:
+            return Reads([[array[int(tile)].read() for array in self.arrays] for tile in tiles])
         slots = self.memory.__dict__.setdefault("slots", [])
         while len(slots) < len(tiles):
             pixels = [np.zeros(array.shape[1:], array.dtype.numpy_dtype) for array in self.arrays]
             slots.append([(values, self.wrap(values)) for values in pixels])
-        return Reads([self._start(int(tile), slot) for tile, slot in zip(tiles, slots, strict=False)])
+        return Reads([
+            [Filled(target.write(array[int(tile)]), values)
+             for array, (values, target) in zip(self.arrays, slot, strict=True)]
+            for tile, slot in zip(tiles, slots, strict=False)
+        ])  # fmt: skip
 
-    def _start(self, tile: int, slot: Sequence[tuple[NDArray[Any], Any]]) -> "Read":
-        """Begin to read a tile into `slot`, image and label."""
-        futures = [target.write(array[tile]) for array, (_, target) in zip(self.arrays, slot, strict=True)]
-        return [values for values, _ in slot], futures
 
+class Filled:
+    """A read into memory that was there."""
 
-Read = tuple[list[NDArray[Any]], list[Any]]
-"""The arrays of one tile, and what to wait for until they are filled."""
+    def __init__(self, future: Any, values: NDArray[Any]) -> None:
+        self.future, self.values = future, values
+
+    def result(self) -> NDArray[Any]:
+        """Wait for it."""
+        self.future.result()
+        return self.values
 
 
 class Reads:
     """Reads under way."""
 
-    def __init__(self, tiles: list[Read]) -> None:
+    def __init__(self, tiles: list[list[Any]]) -> None:
         self.tiles = tiles
 
     def __len__(self) -> int:
         return len(self.tiles)
 
     def __iter__(self) -> Iterator[Sample]:
-        for (image, label), futures in self.tiles:
-            for future in futures:
-                future.result()
-            yield image.transpose(2, 0, 1), label
+        for image, label in self.tiles:
+            yield image.result().transpose(2, 0, 1), label.result()
 
 
 class ZarrReader:

@@ -29,7 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.ladder import Ladder, Rung
-from benchmarks.peers import PEERS, TensorstoreReader, ZarrReader, open_peer, touch
+from benchmarks.peers import MISSING, PEERS, UNMEASURED, TensorstoreReader, ZarrReader, open_peer, touch
 from benchmarks.starve import Starved, starve
 from benchmarks.tiles import Kind, Tiles, make_store, make_tiles
 from glacier.errors import GlacierError
@@ -38,7 +38,7 @@ from glacier.store.reader import Store, only_store
 
 Speeds = dict[str, list[float]]
 SLOW_ROUNDS = 2
-"""Rounds of a rung that is slow, after which it is left out."""
+"""Rounds of a rung that is slow."""
 PACKAGES = (
     "torch", "nvidia-dali-cuda120", "numcodecs", "zarr", "rasterio", "torchgeo", "litdata", "webdataset",
     "tensorstore", "spdl",
@@ -47,12 +47,11 @@ console = Console()
 
 
 def measure(rungs: dict[str, Rung], rounds: int, before: Callable[[], None]) -> Speeds:
-    """Tiles per second of each rung, round by round, after one to warm up."""
+    """Tiles per second of each rung, round by round, after one to warm up; slow ones last, and fewer."""
     speeds: Speeds = {name: [] for name in rungs}
-    turns = [(turn, name) for turn in range(rounds + 1) for name in rungs]
+    turns = [(turn, name) for turn in range(rounds + 1) for name in rungs if not rungs[name].slow]
+    turns += [(turn, name) for turn in range(SLOW_ROUNDS + 1) for name in rungs if rungs[name].slow]
     for turn, name in track(turns, "measure", console=console, transient=True):
-        if rungs[name].slow and turn > SLOW_ROUNDS:
-            continue
         before()
         start = time.perf_counter()
         tiles = rungs[name].run()
@@ -81,7 +80,7 @@ def peers(
     """Every peer as a rung, and for those that cannot run the reason."""
     opened: list[Any] = []
     rungs: dict[str, Rung] = {}
-    absent: dict[str, str] = {}
+    absent: dict[str, str] = dict(UNMEASURED)
 
     def epochs(peer: Any) -> Callable[[], int]:
         def run() -> int:
@@ -109,11 +108,12 @@ def peers(
             opened.append(peer)
             rungs[peer.name] = Rung(epochs(peer), peer.settings)
     try:
-        reader = TensorstoreReader(store, cores())
+        reader, again = (TensorstoreReader(store, cores(), again=again) for again in (False, True))
         rungs["read: tensorstore"] = Rung(reads(reader), "glacier's store, a batch's reads at once")
+        rungs["read: tensorstore, reusing"] = Rung(reads(again), "the same into memory used again")
     except ImportError:
-        absent["read: tensorstore"] = "missing (pip install .[peers])"
-    rungs["read: zarr-python"] = Rung(reads(ZarrReader(store)), "glacier's store, tile by tile", slow=True)
+        absent["read: tensorstore"] = MISSING
+    rungs["read: zarr-python"] = Rung(reads(ZarrReader(store)), "glacier's store, tile by tile")
     try:
         yield rungs, absent
     finally:
@@ -297,7 +297,12 @@ def _ladder(
     result["peers"] = {name: rows[name] for name in others}
     show(title, result["rungs"], does, {})
     if others:
-        show("peers, the same job as `inputs` (flips alone, without turns)", result["peers"], does, absent)
+        show(
+            "peers, the job of `inputs` with flips alone; read: the job of `reader`",
+            result["peers"],
+            does,
+            absent,
+        )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """Reading a store: what is in it, and windows of its tiles."""
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import zarr
@@ -22,6 +20,9 @@ from glacier.store.chunks import Chunks
 from glacier.store.schema import Meta, incomplete
 from glacier.store.shards import Shards, tiles_per_known_shard
 from glacier.store.writer import NOTE, ROOT
+
+DAMAGE = (ValueError, RuntimeError, OSError, SystemError, MemoryError)
+"""What damaged bytes make Zarr, NumPy and numcodecs raise."""
 
 
 class Windows(Protocol):
@@ -123,13 +124,13 @@ class Store:
         """Raw pixels of one tile (S, S, B)."""
         size = self.meta.tile_size
         out: Raw = np.empty((size, size, len(self.meta.bands)), self.meta.dtype)
-        self._decode("image", (tile, 0, 0), out)
+        self._decode("image", self._image, tile, 0, 0, out)
         return out
 
     def label(self, tile: int) -> NDArray[np.uint8]:
         """Class indices of one tile (S, S), 255 to be ignored."""
         out = np.empty((self.meta.tile_size,) * 2, np.uint8)
-        self._decode("label", (tile, 0, 0), out)
+        self._decode("label", self._label, tile, 0, 0, out)
         return out
 
     def read_into(self, samples: NDArray[np.void], out: Windows) -> None:
@@ -142,16 +143,16 @@ class Store:
         Raises:
             GlacierError: a tile is missing or damaged; it is named.
         """
-        places = list(zip(*(samples[field].tolist() for field in ("tile", "y", "x")), strict=True))
+        tiles, ys, xs = (samples[field].tolist() for field in ("tile", "y", "x"))
 
         def read(i: int) -> None:
-            self._decode("image", places[i], out.image[i])
-            self._decode("label", places[i], out.label[i])
+            self._decode("image", self._image, tiles[i], ys[i], xs[i], out.image[i])
+            self._decode("label", self._label, tiles[i], ys[i], xs[i], out.label[i])
 
-        if len(places) == 1:
+        if len(tiles) == 1:
             read(0)
         else:
-            list(self._pool.map(read, range(len(places))))
+            list(self._pool.map(read, range(len(tiles))))
 
     def will_read(self, samples: NDArray[np.void]) -> None:
         """Say that `samples` come next: the kernel fetches what is not in memory yet.
@@ -160,10 +161,11 @@ class Store:
             GlacierError: a tile is missing or damaged; it is named.
         """
         for tile in samples["tile"].tolist():
-            with self._named("image", tile):
-                self._image.will_read(tile)
-            with self._named("label", tile):
-                self._label.will_read(tile)
+            for name, tiles in (("image", self._image), ("label", self._label)):
+                try:
+                    tiles.will_read(tile)
+                except DAMAGE as error:
+                    raise self._damaged(name, tile, error) from error
 
     def _open(self, name: str) -> Any:
         return self._group[name]
@@ -177,22 +179,18 @@ class Store:
                 return Shards(self._folder / name, array.shape, array.dtype.name, per_shard)
         return Chunks(array)
 
-    def _decode(self, name: Literal["image", "label"], where: tuple[int, int, int], out: Raw) -> None:
-        tile, y, x = where
-        if not 0 <= tile < len(self):
-            raise IndexError(f"{self.path}: no tile {tile}, expected 0 to {len(self) - 1}")
-        with self._named(name, tile):
-            (self._image if name == "image" else self._label).window(tile, y, x, out)
-
-    @contextmanager
-    def _named(self, name: str, tile: int) -> Iterator[None]:
-        """Say of an error in here which tile it befell."""
+    def _decode(self, name: str, tiles: Shards | Chunks, tile: int, y: int, x: int, out: Raw) -> None:
+        if not 0 <= tile < self._count:
+            raise IndexError(f"{self.path}: no tile {tile}, expected 0 to {self._count - 1}")
         try:
-            yield
-        except (ValueError, RuntimeError, OSError, SystemError, MemoryError) as error:  # numcodecs' too
-            raise GlacierError(
-                f"{self.path}: {name} of tile {tile} cannot be decoded ({error}); make the store again"
-            ) from error
+            tiles.window(tile, y, x, out)
+        except DAMAGE as error:
+            raise self._damaged(name, tile, error) from error
+
+    def _damaged(self, name: str, tile: int, error: BaseException) -> GlacierError:
+        return GlacierError(
+            f"{self.path}: {name} of tile {tile} cannot be decoded ({error}); make the store again"
+        )
 
     def _nothing_missing(self, name: str) -> None:
         """Zarr reads a missing file as zeros; in a complete store it is a loss.
