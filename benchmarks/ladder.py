@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numcodecs import blosc
 
@@ -12,9 +13,11 @@ from benchmarks.peers import touch
 from glacier.config import Config, shipped
 from glacier.console import silence
 from glacier.machine import cores
+from glacier.pipeline.augment import matrices
 from glacier.pipeline.buffer import Buffer
 from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.loader import Loader
+from glacier.pipeline.order import Samples
 from glacier.pipeline.split import split
 from glacier.pipeline.split import statistics as tile_statistics
 from glacier.store.reader import Store
@@ -44,6 +47,20 @@ class NoStep(Trainer):
         return torch.zeros(())
 
 
+class Flips(Loader):
+    """A loader that mirrors and never turns: half of d4, and what the peers do."""
+
+    def order(self) -> Samples:
+        """The epoch's samples, with keys that draw one of the four mirrorings."""
+        order = super().order()
+        keys = np.zeros(64, order.dtype)
+        keys["key"] = np.arange(64)
+        drawn = matrices(keys, "d4", self.plan.patch)
+        mirrors = keys["key"][(drawn[:, 0, 1] == 0)]  # type: ignore[index]
+        order["key"] = mirrors[order["key"] % len(mirrors)]
+        return order
+
+
 class Ladder:
     """The rungs over whole tiles of one store."""
 
@@ -67,6 +84,9 @@ class Ladder:
             "source": Rung(self._each(self._loader(augment="none")), "raw batches, not moved"),
             "loader": Rung(self._each(self._loader()), "raw batches, d4: what training takes"),
             "inputs": Rung(self._each(self._loader(inputs=inputs)), "d4, standardised float32"),
+            "mirrored": Rung(
+                self._each(self._loader(Flips, inputs=inputs)), "flips alone, standardised: the peers' job"
+            ),
         }
         if not all(isinstance(array, Shards) for array in self._arrays()):
             del made["decode"], made["checksum"]
@@ -111,8 +131,8 @@ class Ladder:
         """Where the i-th sample goes: three batches of memory, in turn, as the loader has."""
         return self.buffers[i // self.batch % len(self.buffers)].part(i % self.batch)
 
-    def _loader(self, **options: Any) -> Loader:
-        return Loader(
+    def _loader(self, kind: type[Loader] = Loader, **options: Any) -> Loader:
+        return kind(
             self.store, tiles=self.tiles, patch=self.size, batch=self.batch,
             samples_per_epoch=self.steps * self.batch, device=self.device, **options,
         )  # fmt: skip

@@ -298,7 +298,7 @@ def _ladder(
     show(title, result["rungs"], does, {})
     if others:
         show(
-            "peers, the job of `inputs` with flips alone; read: the job of `reader`",
+            "peers: the job of `mirrored`; read: the job of `reader`",
             result["peers"],
             does,
             absent,

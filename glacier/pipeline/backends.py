@@ -33,7 +33,12 @@ def make_batcher(
         device: where batches go.
         inputs: what standardises all bands of the source; None to leave raw codes.
         backend: dali or numba.
+
+    Raises:
+        ValueError: `inputs` takes other bands than the source has.
     """
+    if inputs and (inputs.pick is not None or len(inputs.code) != window.bands):
+        raise ValueError(f"inputs for {len(inputs.code)} bands, expected all {window.bands} of the source")
     device = torch.device(device)
     if device == torch.device("cuda"):  # the current one, which differs by thread: settle it
         device = torch.device("cuda", torch.cuda.current_device())

@@ -1,5 +1,7 @@
 """The back end on a GPU: windows are read into page-locked memory, DALI's graph moves them there."""
 
+import threading
+
 import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
@@ -40,21 +42,21 @@ class DaliBatcher(Batcher):
         index = device.index if self._cuda else None
         self._pipeline = build(largest, moves=preset != "none", threads=cores(), device=index)
         self._inputs = inputs.to(device) if inputs else None
+        self._one_at_a_time = threading.Lock()
 
     def make(self, sample: Samples, matrix: Matrix | None, out: Buffer) -> None:
         """Read the window as it is stored."""
         self.source.read_into(sample, out)
 
     def deliver(self, buffer: Buffer, matrix: Matrix | None) -> tuple[Tensor, Tensor]:
-        """Run the graph; `buffer` may be used again when this returns."""
+        """Run the graph. It returns when its outputs are there, so `buffer` may be used again."""
         if matrix is None and not self._cuda:  # the graph would hand out `buffer` itself, and not keep it
             image, label = torch.from_numpy(buffer.image), torch.from_numpy(buffer.label)
         else:
-            image, label = (from_dlpack(part) for part in run(self._pipeline, buffer, matrix))
+            with self._one_at_a_time:  # two loops over one loader share the pipeline
+                image, label = (from_dlpack(part) for part in run(self._pipeline, buffer, matrix))
             label = label[..., 0]
         image = image.permute(0, 3, 1, 2)
         if self._inputs:
             image = self._inputs(image)
-        if self._cuda:
-            torch.cuda.current_stream(self.device).synchronize()  # the copy to the device has ended
         return image, label

@@ -39,6 +39,8 @@ class NumbaBatcher(Batcher):
         made = Window(window.patch, window.bands, "float32") if inputs else window
         super().__init__(source, window, preset, device, Buffers(made, largest, pin=False))
         self._plain = preset == "none" and not inputs
+        if self._plain:
+            return
         self._kernel = kernel(window.bands, inputs is not None)
         scale, shift, code = (
             (value.float().cpu().numpy() for value in (inputs.scale, inputs.shift, inputs.code))

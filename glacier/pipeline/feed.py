@@ -33,12 +33,12 @@ class Feed:
         self.waited = 0.0
         """Seconds the consumer has waited for batches."""
         self._batcher, self._steps, self._threads = batcher, steps, threads
-        self._ready: queue.Queue[Batch | Exception | None] = queue.Queue(DEPTH)
+        self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(DEPTH)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="glacier-feed", daemon=True)
 
     def _work(self) -> None:
-        last: Exception | None = None
+        last: BaseException | None = None
         try:
             if self._batcher.device.type == "cuda":
                 torch.cuda.set_device(self._batcher.device)
@@ -47,7 +47,7 @@ class Feed:
                 self._run(workers)
             finally:
                 workers.shutdown(cancel_futures=True)
-        except Exception as error:  # raised again where the consumer waits
+        except BaseException as error:  # raised again where the consumer waits
             last = error
         self._put(last)
 
@@ -61,7 +61,7 @@ class Feed:
         while begun and self._put(self._batcher.finish(begun.popleft())):
             pass
 
-    def _put(self, item: Batch | Exception | None) -> bool:
+    def _put(self, item: Batch | BaseException | None) -> bool:
         """Hand over an item; False once the consumer has gone."""
         while not self._stop.is_set():
             with suppress(queue.Full):
@@ -79,7 +79,7 @@ class Feed:
                 self.waited += time.perf_counter() - start
                 if item is None:
                     return
-                if isinstance(item, Exception):
+                if isinstance(item, BaseException):
                     raise item
                 yield item
         finally:

@@ -57,8 +57,8 @@ def build(count: int, *, moves: bool, threads: int, device: int | None) -> Pipel
 def run(pipeline: Pipeline, batch: Buffer, matrix: NDArray[np.float32] | None) -> tuple[Any, Any]:
     """Feed one batch and take what comes out: image and label as DALI tensors NHWC.
 
-    Nothing is copied on the way in: leave `batch` alone until the outputs are there; on a GPU, until
-    they have been waited for.
+    Nothing is copied on the way in: leave `batch` alone until this returns. Without a stream given, DALI's
+    `run` returns when the outputs are there, on a GPU too.
     """
     pipeline.feed_input("image", batch.image)
     pipeline.feed_input("label", batch.label[..., None])

@@ -61,5 +61,10 @@ def kernel(bands: int, standardise: bool) -> Callable[..., None]:
                     else:
                         values[i] = raw[i]
 
-    compiled: Callable[..., None] = numba.njit(nogil=True, cache=True, error_model="numpy")(move)
+    options = {"nogil": True, "error_model": "numpy"}
+    compiled: Callable[..., None]
+    try:
+        compiled = numba.njit(cache=True, **options)(move)
+    except RuntimeError:  # nowhere to keep it: a read-only installation and no home
+        compiled = numba.njit(**options)(move)
     return compiled

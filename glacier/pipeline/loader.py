@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from glacier.machine import cores
 from glacier.pipeline.augment import check_preset
 from glacier.pipeline.backends import Backend, make_batcher
 from glacier.pipeline.batcher import Batch
@@ -103,7 +102,7 @@ class Loader:
         """The batches of the current epoch; once they are taken, the next epoch is current."""
         order = self.order()
         parts = (rank_part(order, s, self.batch, self.rank, self.world) for s in range(self.steps))
-        feed = Feed(self._batcher, _ahead(self.store, parts), threads=cores())
+        feed = Feed(self._batcher, _ahead(self.store, parts), threads=self.store.threads)
         try:
             for step, batch in enumerate(feed, start=1):
                 self.waited = feed.waited
@@ -118,7 +117,7 @@ def tile_feed(store: Store, tiles: NDArray[np.int64], *, batch: int, device: tor
     order = tiles_in_order(tiles)
     batcher = make_batcher(store, _window(store, store.meta.tile_size), largest=batch, device=device)
     parts = (order[i : i + batch] for i in range(0, len(order), batch))
-    return Feed(batcher, _ahead(store, parts), threads=cores())
+    return Feed(batcher, _ahead(store, parts), threads=store.threads)
 
 
 def _window(store: Store, patch: int) -> Window:

@@ -1,4 +1,4 @@
-"""The graph and the inputs in NumPy: the tests' oracle, and the back end where DALI has no wheel."""
+"""The graph and the inputs in NumPy: the oracle of the tests."""
 
 import math
 from collections.abc import Sequence

@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store as ZarrStore
+from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
 from glacier.errors import GlacierError
@@ -53,20 +54,30 @@ class Store:
         """
         self.path, self._folder, place = _place(path)
         self.meta = Meta.from_attributes(_attributes(self._folder, place), self.path)
+        self.threads = threads or cores()
+        """How many windows are decoded at a time."""
+        size = self.meta.tile_size
         try:
             self._group = zarr.open_group(place, mode="r")
+            self._count = int(self._open("image").shape[0])
+            for name, expected in (
+                ("image", (self._count, size, size, len(self.meta.bands), self.meta.dtype)),
+                ("label", (self._count, size, size, "uint8")),
+            ):
+                found = (*self._open(name).shape, self._open(name).dtype.name)
+                if found != expected:
+                    raise GlacierError(
+                        f"{self.path}: {name} is {found}, expected {expected}; make the store again"
+                    )
             self._image, self._label = self._tiles("image"), self._tiles("label")
-            shape, dtype = self._open("image").shape, self._open("image").dtype.name
-        except (KeyError, ValueError, TypeError) as error:
-            raise GlacierError(f"{self.path}/{ROOT}: damaged ({error}); make the store again") from error
-        self._count = int(shape[0])
-        size, found = self.meta.tile_size, (*shape[1:], dtype)
-        expected = (size, size, len(self.meta.bands), self.meta.dtype)
-        if found != expected:
-            raise GlacierError(f"{self.path}: tiles are {found}, expected {expected}; make the store again")
-        for name in ("image", "label"):
-            self._nothing_missing(name)
-        self._pool = ThreadPoolExecutor(threads or cores(), thread_name_prefix="glacier-read")
+        except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+            raise GlacierError(
+                f"{self.path}: an array is damaged ({error}); make the store again"
+            ) from error
+        if self._folder:
+            for name in ("image", "label"):
+                self._nothing_missing(name)
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="glacier-read")
 
     def __enter__(self) -> Self:
         return self
@@ -175,7 +186,7 @@ class Store:
         array = self._open(name)
         if self._folder:
             document = json.loads((self._folder / name / ROOT).read_bytes())
-            if per_shard := tiles_per_known_shard(document):
+            if per_shard := tiles_per_known_shard(document, array.dtype.itemsize):
                 return Shards(self._folder / name, array.shape, array.dtype.name, per_shard)
         return Chunks(array)
 
@@ -198,19 +209,22 @@ class Store:
         Raises:
             GlacierError: the tiles of the first missing file.
         """
-        if not self._folder:
-            return
         array = self._open(name)
         rows, step = array.shape[0], (array.shards or array.chunks)[0]
         for number in range(-(-rows // step)):
             key = array.metadata.encode_chunk_key((number, *(0,) * (array.ndim - 1)))
-            file = self._folder / name / key
-            if not file.is_file():
+            if not self._has(f"{name}/{key}"):
                 first, last = number * step, min((number + 1) * step, rows) - 1
                 raise GlacierError(
-                    f"{self.path}: {name} of tiles {first} to {last} is missing ({file}); "
+                    f"{self.path}: {name} of tiles {first} to {last} is missing ({name}/{key}); "
                     "make the store again"
                 )
+
+    def _has(self, key: str) -> bool:
+        if self._folder:
+            return (self._folder / key).is_file()
+        place = self._group.store_path
+        return bool(sync(place.store.exists("/".join(filter(None, (place.path, key))))))
 
     def close_files(self) -> None:
         """Let go of all files; what is read next opens its own again."""
@@ -245,6 +259,10 @@ def _attributes(folder: Path | None, place: ZarrStore) -> dict[str, Any]:
             return dict(zarr.open_group(place, mode="r").attrs)
         except FileNotFoundError as error:
             raise GlacierError(f"{place}: no store here") from error
+        except OSError as error:
+            raise GlacierError(f"{place}: cannot be reached ({error})") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise GlacierError(f"{place}: damaged ({error}); make the store again") from error
     root = folder / ROOT
     if not root.is_file():
         if (folder / NOTE).is_file():

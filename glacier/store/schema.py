@@ -11,7 +11,7 @@ SCHEMA = 1
 BLOCK = 32
 """Side of a histogram block, px; a tile's side is a multiple of it."""
 SHARD_BYTES = 64 * 2**20
-"""Most raw bytes of `image` in a shard of several tiles, which a worker holds in memory."""
+"""Most raw bytes of `image` in a shard of several tiles."""
 SMALL_CHUNK = 65536
 """Tiles (or scenes) per chunk of the small arrays, so that a large store opens in few reads."""
 HISTOGRAM_CHUNK = 1024

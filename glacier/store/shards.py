@@ -25,8 +25,8 @@ ENTRY = 16
 """Bytes of a chunk's offset and length in the index."""
 HEADER = struct.Struct("<BBBBIII")
 """Of a blosc chunk: two versions, flags, item size; bytes decoded, bytes in a block, bytes encoded."""
-OPEN = 256
-"""Shards of an array kept open; with the writer's 64 MiB a shard these hold 16 GiB of pixels."""
+OPEN = 128
+"""Shards of an array kept open; with the writer's 64 MiB a shard these hold 8 GiB of pixels."""
 
 Index = NDArray[np.uint64]
 """Offset and length of each chunk in its shard (chunk, 2), bytes."""
@@ -110,13 +110,13 @@ class Shards:
         self._scratch = threading.local()
 
     def window(self, tile: int, y: int, x: int, out: Raw) -> None:
-        """Decode the window at (y, x) px of a tile into `out` (P, P, …), C-contiguous.
+        """Decode the window at (y, x) px of a tile into `out` (P, P, …).
 
         Raises:
             ValueError, RuntimeError, OSError: it is missing or damaged.
         """
         chunk = self.chunk(tile)
-        if out.shape == self.shape[1:]:
+        if out.shape == self.shape[1:] and out.dtype == self.dtype and out.flags.c_contiguous:
             decode(chunk, out)
             return
         whole = self._whole()
@@ -142,6 +142,7 @@ class Shards:
         """Let go of all files."""
         with self._lock:
             self._open.clear()
+            self._indexes.clear()
 
     def _whole(self) -> Raw:
         """Memory for one tile, each thread's own."""
@@ -176,7 +177,7 @@ class Shards:
             return shard, self._indexes[number]
 
 
-def tiles_per_known_shard(document: dict[str, Any]) -> int | None:
+def tiles_per_known_shard(document: dict[str, Any], itemsize: int) -> int | None:
     """How many tiles a shard holds, by an array's `zarr.json`; None where the chain is another."""
     try:
         (outer,) = document["codecs"]
@@ -191,6 +192,7 @@ def tiles_per_known_shard(document: dict[str, Any]) -> int | None:
             outer["name"] == "sharding_indexed"
             and names == [["bytes", "blosc", "crc32c"], ["bytes", "crc32c"]]
             and little
+            and chains[0][1]["configuration"]["typesize"] == itemsize
             and settings.get("index_location", "end") == "end"
             and key["name"] == "default"
             and key.get("configuration", {}).get("separator", "/") == "/"

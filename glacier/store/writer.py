@@ -165,14 +165,15 @@ class ShardFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._file:
+        try:
+            with self._file:
+                if error is None:
+                    self._write(self._index.tobytes())
             if error is None:
-                self._write(self._index.tobytes())
-        if error is None:
-            self._target.parent.mkdir(parents=True, exist_ok=True)
-            self._partial.replace(self._target)
-        else:
-            self._partial.unlink()
+                self._target.parent.mkdir(parents=True, exist_ok=True)
+                self._partial.replace(self._target)
+        finally:
+            self._partial.unlink(missing_ok=True)
 
 
 def is_whole(shard: Path, slots: int) -> bool:

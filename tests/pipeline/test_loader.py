@@ -123,6 +123,27 @@ def test_a_damaged_tile_ends_the_loop_with_its_name(store, tmp_path, damage):
     assert not threads()
 
 
+@pytest.mark.parametrize("backend", ["dali", "numba"])
+def test_two_loops_over_one_loader_do_not_mix(store, backend):
+    loader = raw_loader(store, samples_per_epoch=120, backend=backend)
+    for pair in zip(iter(loader), iter(loader), strict=True):
+        for batch in pair:
+            expected = Buffer.empty(6, 32, 7, "int16")
+            store.read_into(batch.samples, expected)
+            expected = reference_graph(expected, matrices(batch.samples, "d4", 32))
+            np.testing.assert_array_equal(batch.image.permute(0, 2, 3, 1).numpy(), expected.image)
+            np.testing.assert_array_equal(batch.label.numpy(), expected.label)
+
+
+@pytest.mark.parametrize("bands", [[0, 1], [1, 0, 2, 3, 4, 5, 6]])
+def test_inputs_for_other_bands_are_refused(store, bands):
+    found = statistics(store, np.arange(5))
+    pick = bands if len(bands) == 7 else None
+    inputs = Inputs([store.meta.bands[i] for i in bands], [found[i] for i in bands], pick)
+    with pytest.raises(ValueError, match="expected all 7"):
+        raw_loader(store, inputs=inputs)
+
+
 def test_memory_is_used_again_only_when_nothing_refers_to_it():
     recycled = Recycled((4, 8), "int16")
     first = recycled.take()

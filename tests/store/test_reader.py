@@ -95,6 +95,15 @@ def broken_attributes(change):
     return apply
 
 
+def consolidated(name, **changes):
+    def apply(copy):
+        root = json.loads((copy / "zarr.json").read_text())
+        root["consolidated_metadata"]["metadata"][name].update(changes)
+        (copy / "zarr.json").write_text(json.dumps(root))
+
+    return apply
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -106,8 +115,11 @@ def broken_attributes(change):
         (broken_attributes(lambda a: a.update(complete=False)), "incomplete"),
         (broken_attributes(lambda a: a.pop("bands")), "attributes are damaged"),
         (broken_attributes(lambda a: a.update(bands=[1])), "attributes are damaged"),
-        (broken_attributes(lambda a: a.update(dtype="uint8")), "tiles are .*int16.*, expected .*uint8"),
+        (broken_attributes(lambda a: a.update(dtype="uint8")), "image is .*int16.*, expected .*uint8"),
         (lambda c: (c / "zarr.json").write_text("[1]"), "damaged"),
+        (lambda c: (c / "image" / "zarr.json").unlink(), "an array is damaged"),
+        (lambda c: (c / "label" / "zarr.json").write_text("{"), "an array is damaged"),
+        (consolidated("label", shape=[2, 64, 64]), r"label is \(2, 64, 64.*expected \(36, 64, 64"),
         (lambda c: (c / "zarr.json").write_text('{"attributes": null}'), "damaged"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zarr
 from crc32c import crc32c
-from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore, MemoryStore, ZipStore
 
 from glacier.errors import GlacierError
@@ -90,6 +90,11 @@ def test_every_way_in_reads_the_same(store, tmp_path, kind):
 CHAINS = {
     "zstd": {"chunks": (1, 64, 64, 7), "shards": (3, 64, 64, 7), "compressors": ZstdCodec()},
     "no checksum": {"chunks": (1, 64, 64, 7), "shards": (3, 64, 64, 7), "compressors": BloscCodec()},
+    "another item size": {
+        "chunks": (1, 64, 64, 7),
+        "shards": (3, 64, 64, 7),
+        "compressors": [BloscCodec(typesize=1, shuffle="shuffle"), Crc32cCodec()],
+    },
     "no shards": {"chunks": (1, 64, 64, 7)},
     "several tiles to a chunk": {"chunks": (2, 32, 64, 7), "shards": (4, 64, 64, 7)},
     "parts of tiles": {"chunks": (1, 32, 32, 7)},
@@ -334,6 +339,20 @@ def test_several_threads_read_the_same(store):
         opened.read_into(samples, out)
         for i, tile in enumerate(samples["tile"].tolist()):
             np.testing.assert_array_equal(out.image[i], store.image(tile))
+
+
+@pytest.mark.parametrize("name", ["fold", "histogram", "origin", "moments"])
+def test_a_missing_small_array_is_an_error_wherever_the_store_is(copy, name):
+    shutil.rmtree(copy / name / "c")
+    for place in (copy, LocalStore(copy, read_only=True)):
+        with Store(place) as opened, pytest.raises(GlacierError, match=f"{name} of tiles .* is missing"):
+            opened.array(name)
+
+
+def test_memory_in_any_order_is_filled_right(store):
+    image = np.empty((1, 64, 64, 7), np.int16, order="F")
+    store.read_into(np.array([(4, 0, 0, 0)], SAMPLE), Buffer(image, np.empty((1, 64, 64), np.uint8)))
+    np.testing.assert_array_equal(image[0], store.image(4))
 
 
 def test_a_tile_beyond_the_end_is_an_index_error(store):
