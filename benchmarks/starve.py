@@ -10,14 +10,21 @@ from typing import Any
 
 from glacier.errors import GlacierError
 from glacier.machine import cores
+from glacier.pipeline.feed import BEGUN, DEPTH
 from glacier.pipeline.loader import Loader
 from glacier.pipeline.split import split
 from glacier.store.reader import Store
 
+FILLING = BEGUN + DEPTH + 1
+"""First steps, in which memory is touched for the first time and batches in work fill up."""
+
 
 @dataclass(frozen=True, slots=True)
 class RankWait:
-    """What one rank saw, from its second step on."""
+    """What one rank saw once its pipeline was full, and before."""
+
+    filling: float
+    """Waited in the first steps, s."""
 
     wait: float
     """Share of its time in which it waited for a batch."""
@@ -56,8 +63,7 @@ class Starved:
 def starve(store: Store, step: float, ranks: int, batch: int, steps: int) -> Starved:
     """Run `ranks` processes through `steps` steps of `step` seconds and `batch` tiles over all of them.
 
-    As in DDP no rank starts a step before all have its batch. The first, in which pipelines fill, is not
-    counted.
+    As in DDP no rank starts a step before all have its batch. The first `FILLING` are counted apart.
 
     Raises:
         GlacierError: a rank failed.
@@ -88,10 +94,10 @@ def starve(store: Store, step: float, ranks: int, batch: int, steps: int) -> Sta
     return Starved(
         title=(
             f"{store.name}: batches of {batch} tiles of {meta.tile_size} px × {len(meta.bands)} bands, "
-            f"{steps - 1} steps of {step * 1e3:g} ms, {ranks} ranks"
+            f"{steps - FILLING} steps of {step * 1e3:g} ms, {ranks} ranks"
         ),
         ranks=[row[0] for row in rows],  # type: ignore[misc]
-        tiles_per_s=(steps - 1) * batch / max(row[1] for row in rows),  # type: ignore[type-var,operator]
+        tiles_per_s=(steps - FILLING) * batch / max(row[1] for row in rows),  # type: ignore[type-var,operator]
         asked=batch / step if step else float("inf"),
     )
 
@@ -117,13 +123,13 @@ def _consume(
     start = processor = last = worst = filling = 0.0
     barrier.wait()
     for number, _ in enumerate(loader):
-        worst = max(worst, loader.waited - last) if number else worst
+        worst = max(worst, loader.waited - last) if number >= FILLING else 0.0
         last = loader.waited
         barrier.wait()
-        if not number:
+        if number == FILLING - 1:
             start, processor, filling = time.perf_counter(), time.process_time(), loader.waited
         time.sleep(step)
     whole = time.perf_counter() - start - step
     used = time.process_time() - processor
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return RankWait((loader.waited - filling) / whole, worst, used / whole, peak), whole
+    return RankWait(filling, (loader.waited - filling) / whole, worst, used / whole, peak), whole

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from benchmarks.ladder import Ladder, Rung
 from benchmarks.peers import MISSING, PEERS, UNMEASURED, TensorstoreReader, ZarrReader, open_peer, touch
-from benchmarks.starve import Starved, starve
+from benchmarks.starve import FILLING, Starved, starve
 from benchmarks.tiles import Kind, Tiles, make_store, make_tiles
 from glacier.errors import GlacierError
 from glacier.machine import cores
@@ -174,11 +174,12 @@ def show(
 def show_starved(found: Starved) -> None:
     """What each rank waited."""
     table = Table(title=found.title, box=SIMPLE_HEAD, title_justify="left")
-    for head in ("rank", "data wait", "worst step", "cores taken", "peak memory"):
+    for head in ("rank", "filling", "data wait", "worst step", "cores taken", "peak memory"):
         table.add_column(head, justify="right")
     for rank, row in enumerate(found.ranks):
         table.add_row(
             str(rank),
+            f"{row.filling:.1f} s",
             f"{row.wait:.2%}",
             f"{row.worst * 1e3:.0f} ms",
             f"{row.cores:.2f}",
@@ -238,6 +239,10 @@ def main(
             with Store(store or only_store(Path())) as opened:
                 result["tiles"] = about(opened)
                 if step_ms is not None:
+                    if steps <= FILLING:
+                        raise click.UsageError(
+                            f"--steps {steps}: expected more than the {FILLING} that fill up"
+                        )
                     found = starve(opened, step_ms / 1e3, ranks, batch, steps)
                     show_starved(found)
                     result["starved"] = found.to_json()
