@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from glacier.pipeline import graph as module
-from glacier.pipeline.augment import d4
+from glacier.pipeline.augment import d4, matrices
+from glacier.pipeline.buffer import Buffer
+from glacier.pipeline.loader import Loader
 from glacier.pipeline.reference import reference_graph
 from tests.pipeline.test_graph import windows
 
@@ -39,3 +41,22 @@ def test_the_gpu_graph_equals_the_reference(dtype):
     expected = reference_graph(raw, d4(64))
     np.testing.assert_array_equal(image, expected.image)
     np.testing.assert_array_equal(label[..., 0], expected.label)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.parametrize("augment", ["none", "d4"])
+def test_batches_on_the_gpu_are_the_stores_and_stay_whole(store, augment):
+    """Page-locked buffers are used again while earlier batches are still held."""
+    loader = Loader(
+        store, tiles=np.arange(len(store)), patch=32, batch=6, samples_per_epoch=300, augment=augment,
+        device="cuda",
+    )  # fmt: skip
+    held = list(loader)
+    assert len(held) == 50
+    for batch in held:
+        raw = Buffer.empty(6, 32, 7, "int16")
+        store.read_into(batch.samples, raw)
+        expected = reference_graph(raw, matrices(batch.samples, augment, 32))
+        np.testing.assert_array_equal(batch.image.permute(0, 2, 3, 1).cpu().numpy(), expected.image)
+        np.testing.assert_array_equal(batch.label.cpu().numpy(), expected.label)
