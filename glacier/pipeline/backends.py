@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 
 from glacier.pipeline.augment import Preset
-from glacier.pipeline.batcher import Batcher, Source
+from glacier.pipeline.batcher import Batcher, Recipe, Source
 from glacier.pipeline.buffer import Window
 from glacier.pipeline.by_numba import NumbaBatcher
 from glacier.pipeline.inputs import Inputs
@@ -23,16 +23,7 @@ def make_batcher(
     inputs: Inputs | None = None,
     backend: Backend | None = None,
 ) -> Batcher:
-    """Batches of `source` on `device`: by DALI on CUDA, by Numba elsewhere, or as `backend` says.
-
-    Args:
-        source: where windows are read from.
-        window: their shape.
-        largest: most samples in a batch.
-        preset: augmentation.
-        device: where batches go.
-        inputs: what standardises all bands of the source; None to leave raw codes.
-        backend: dali or numba.
+    """Batches after a `Recipe` of these: by DALI on CUDA, by Numba elsewhere, or as `backend` says.
 
     Raises:
         ValueError: `inputs` takes other bands than the source has.
@@ -42,8 +33,9 @@ def make_batcher(
     device = torch.device(device)
     if device == torch.device("cuda"):  # the current one, which differs by thread: settle it
         device = torch.device("cuda", torch.cuda.current_device())
+    recipe = Recipe(source, window, largest, preset, device, inputs)
     if (backend or ("dali" if device.type == "cuda" else "numba")) == "numba":
-        return NumbaBatcher(source, window, largest, preset, device, inputs)
+        return NumbaBatcher(recipe)
     from glacier.pipeline.by_dali import DaliBatcher
 
-    return DaliBatcher(source, window, largest, preset, device, inputs)
+    return DaliBatcher(recipe)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from glacier.pipeline.augment import Preset, matrices
 from glacier.pipeline.buffer import Buffer, Buffers, Window
+from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.order import Samples
 
 Matrix = NDArray[np.float32]
@@ -47,27 +48,35 @@ class Begun:
     jobs: list[Future[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What all batches of a batcher share."""
+
+    source: Source
+    """Where windows are read from."""
+    window: Window
+    """Their shape."""
+    largest: int
+    """Most samples in a batch."""
+    preset: Preset
+    """Augmentation."""
+    device: torch.device
+    """Where batches go; a CUDA device has its index."""
+    inputs: Inputs | None
+    """What standardises all bands of the source; None to leave raw codes."""
+
+
 class Batcher(ABC):
     """Makes batches of one kind, several at a time."""
 
-    def __init__(
-        self, source: Source, window: Window, preset: Preset, device: torch.device, buffers: Buffers
-    ) -> None:
-        """Say what all batches share.
-
-        Args:
-            source: where windows are read from.
-            window: their shape.
-            preset: augmentation.
-            device: where batches go.
-            buffers: what each sample is put into.
-        """
-        self.source, self.window, self.preset, self.device = source, window, preset, device
-        self.buffers = buffers
+    def __init__(self, recipe: Recipe, buffers: Buffers) -> None:
+        """Say what all batches share, and what their samples are put into."""
+        self.recipe, self.buffers = recipe, buffers
 
     def begin(self, samples: Samples, workers: Executor) -> Begun:
         """Have each sample made by one of `workers`, in memory that no other batch uses."""
-        matrix, buffer = matrices(samples, self.preset, self.window.patch), self.buffers.take(len(samples))
+        matrix = matrices(samples, self.recipe.preset, self.recipe.window.patch)
+        buffer = self.buffers.take(len(samples))
         jobs = [
             workers.submit(
                 self.make, samples[i : i + 1], None if matrix is None else matrix[i], buffer.part(i)

@@ -1,15 +1,15 @@
 """The back end on a CPU: each window is moved and standardised by the thread that decoded it."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from glacier.pipeline.augment import Preset, d4
-from glacier.pipeline.batcher import Batcher, Matrix, Source
-from glacier.pipeline.buffer import Buffer, Buffers, Window
-from glacier.pipeline.inputs import Inputs
+from glacier.pipeline.augment import d4
+from glacier.pipeline.batcher import Batcher, Matrix, Recipe
+from glacier.pipeline.buffer import Buffer, Buffers
 from glacier.pipeline.kernel import kernel
 from glacier.pipeline.order import Samples
 
@@ -17,28 +17,12 @@ from glacier.pipeline.order import Samples
 class NumbaBatcher(Batcher):
     """Batches by a compiled kernel; exact presets alone."""
 
-    def __init__(
-        self,
-        source: Source,
-        window: Window,
-        largest: int,
-        preset: Preset,
-        device: torch.device,
-        inputs: Inputs | None,
-    ) -> None:
-        """Make ready what all batches share.
-
-        Args:
-            source: where windows are read from.
-            window: their shape.
-            largest: most samples in a batch.
-            preset: augmentation.
-            device: where batches go.
-            inputs: what standardises all bands of the source; None to leave raw codes.
-        """
-        made = Window(window.patch, window.bands, "float32") if inputs else window
-        super().__init__(source, window, preset, device, Buffers(made, largest, pin=False))
-        self._plain = preset == "none" and not inputs
+    def __init__(self, recipe: Recipe) -> None:
+        """Compile what the recipe asks for."""
+        window, inputs = recipe.window, recipe.inputs
+        made = replace(window, dtype="float32") if inputs else window
+        super().__init__(recipe, Buffers(made, recipe.largest, pin=False))
+        self._plain = recipe.preset == "none" and not inputs
         if self._plain:
             return
         self._kernel = kernel(window.bands, inputs is not None)
@@ -55,22 +39,23 @@ class NumbaBatcher(Batcher):
     def make(self, sample: Samples, matrix: Matrix | None, out: Buffer) -> None:
         """Read the window and put it into its place, moved and standardised."""
         if self._plain:
-            self.source.read_into(sample, out)
+            self.recipe.source.read_into(sample, out)
             return
         read = self._own()
-        self.source.read_into(sample, read)
-        turn = symmetry(matrix, self.window.patch)
+        self.recipe.source.read_into(sample, read)
+        turn = symmetry(matrix, self.recipe.window.patch)
         self._kernel(read.image[0], read.label[0], turn, *self._factors, out.image[0], out.label[0])
 
     def deliver(self, buffer: Buffer, matrix: Matrix | None) -> tuple[Tensor, Tensor]:
         """The buffer itself: its tensors keep it in use."""
         image, label = torch.from_numpy(buffer.image), torch.from_numpy(buffer.label)
-        return image.permute(0, 3, 1, 2).to(self.device), label.to(self.device)
+        return image.permute(0, 3, 1, 2).to(self.recipe.device), label.to(self.recipe.device)
 
     def _own(self) -> Buffer:
         """Memory for one window, each thread's own."""
         if not hasattr(self._local, "window"):
-            self._local.window = Buffer.empty(1, self.window.patch, self.window.bands, self.window.dtype)
+            made = self.recipe.window
+            self._local.window = Buffer.empty(1, made.patch, made.bands, made.dtype)
         window: Buffer = self._local.window
         return window
 

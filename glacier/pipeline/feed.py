@@ -40,8 +40,8 @@ class Feed:
     def _work(self) -> None:
         last: BaseException | None = None
         try:
-            if self._batcher.device.type == "cuda":
-                torch.cuda.set_device(self._batcher.device)
+            if self._batcher.recipe.device.type == "cuda":
+                torch.cuda.set_device(self._batcher.recipe.device)
             workers = ThreadPoolExecutor(self._threads, thread_name_prefix="glacier-work")
             try:
                 self._run(workers)
