@@ -16,14 +16,12 @@ as they would the `glacier` command.
 """
 
 import json
-import platform
 import resource
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +35,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.host import machine
 from glacier.machine import cores
 from glacier.store.schema import tiles_per_shard
 
@@ -228,17 +227,6 @@ def measure(peers: Peers, folder: Path, rounds: int) -> dict[str, list[float]]:
     return speeds
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    return {
-        "cores": cores(),
-        "processor": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "gdal": rasterio.__gdal_version__,
-        **{name: version(name) for name in ("rasterio", "zarr", "numcodecs", "numpy")},
-    }
-
-
 @click.command()
 @click.option("--tiles", type=click.IntRange(1), default=256, show_default=True)
 @click.option("--size", type=click.IntRange(32), default=512, show_default=True, help="Tile side, px.")
@@ -295,7 +283,7 @@ def main(tiles: int, size: int, layout: Layout, rounds: int, target: Path | None
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     if several:
         console.print(f"most memory of a worker process: {peak:.2f} GiB")
-    here = machine()
+    here = machine(("rasterio", "zarr", "numcodecs", "numpy")) | {"gdal": rasterio.__gdal_version__}
     console.print(", ".join(f"{k} {v}" for k, v in here.items()), style="dim")
     if target:
         record = {"machine": here, "peers": result, "worker_gib": peak if several else None}

@@ -25,7 +25,6 @@ class RankWait:
 
     filling: float
     """Waited in the first steps, s."""
-
     wait: float
     """Share of its time in which it waited for a batch."""
     worst: float

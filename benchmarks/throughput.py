@@ -11,13 +11,11 @@ least and most. Peers come with `pip install .[peers]`.
 
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.host import machine
 from benchmarks.ladder import Ladder, Rung
 from benchmarks.peers import MISSING, PEERS, UNMEASURED, TensorstoreReader, ZarrReader, open_peer, touch
 from benchmarks.starve import FILLING, Starved, starve
@@ -121,33 +120,6 @@ def peers(
             peer.close()
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    found: dict[str, Any] = {
-        "cores": cores(),
-        "processor": _processor(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-    }
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _processor() -> str:
-    """The processor's name as Linux gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
-
-
 def summary(speeds: Speeds) -> dict[str, dict[str, float]]:
     """Median, least and most of each row."""
     return {
@@ -224,7 +196,8 @@ def main(
     figure: Path | None,
 ) -> None:
     """Measure the data path, rung by rung."""
-    result: dict[str, Any] = {"machine": machine(), "rungs": {}, "peers": {}}
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    result: dict[str, Any] = {"machine": machine(PACKAGES) | {"gpu": gpu}, "rungs": {}, "peers": {}}
     if target:
         target.touch()
     with tempfile.TemporaryDirectory() as folder:
