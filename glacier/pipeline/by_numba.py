@@ -10,7 +10,7 @@ from torch import Tensor
 from glacier.pipeline.augment import d4
 from glacier.pipeline.batcher import Batcher, Matrix, Recipe
 from glacier.pipeline.buffer import Buffer, Buffers
-from glacier.pipeline.kernel import kernel
+from glacier.pipeline.kernel import ROWS, Rows, kernel, rows
 from glacier.pipeline.order import Samples
 
 
@@ -25,7 +25,7 @@ class NumbaBatcher(Batcher):
         self._plain = recipe.preset == "none" and not inputs
         if self._plain:
             return
-        self._kernel = kernel(window.bands, inputs is not None)
+        self._kernel = kernel(inputs is not None)
         scale, shift, code = (
             (value.float().cpu().numpy() for value in (inputs.scale, inputs.shift, inputs.code))
             if inputs
@@ -41,23 +41,25 @@ class NumbaBatcher(Batcher):
         if self._plain:
             self.recipe.source.read_into(sample, out)
             return
-        read = self._own()
+        read, block = self._own()
         self.recipe.source.read_into(sample, read)
         turn = symmetry(matrix, self.recipe.window.patch)
-        self._kernel(read.image[0], read.label[0], turn, *self._factors, out.image[0], out.label[0])
+        flat = out.image[0].reshape(len(out.label[0]), -1)
+        self._kernel(rows(read.image[0]), read.label[0], turn, *self._factors, block, flat, out.label[0])
 
     def deliver(self, buffer: Buffer, matrix: Matrix | None) -> tuple[Tensor, Tensor]:
         """The buffer itself: its tensors keep it in use."""
         image, label = torch.from_numpy(buffer.image), torch.from_numpy(buffer.label)
         return image.permute(0, 3, 1, 2).to(self.recipe.device), label.to(self.recipe.device)
 
-    def _own(self) -> Buffer:
-        """Memory for one window, each thread's own."""
-        if not hasattr(self._local, "window"):
+    def _own(self) -> tuple[Buffer, Rows]:
+        """Memory for one window, and for some rows of it while they are moved; each thread's own."""
+        if not hasattr(self._local, "memory"):
             made = self.recipe.window
-            self._local.window = Buffer.empty(1, made.patch, made.bands, made.dtype)
-        window: Buffer = self._local.window
-        return window
+            block = np.empty((ROWS, made.patch, made.bands), made.dtype)
+            self._local.memory = Buffer.empty(1, made.patch, made.bands, made.dtype), rows(block)
+        memory: tuple[Buffer, Rows] = self._local.memory
+        return memory
 
 
 def symmetry(matrix: Matrix | None, patch: int) -> int:
