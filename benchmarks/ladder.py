@@ -13,7 +13,7 @@ from benchmarks.peers import touch
 from glacier.config import Config, shipped
 from glacier.console import silence
 from glacier.machine import cores
-from glacier.pipeline.augment import matrices
+from glacier.pipeline.augment import D4, NOTHING, matrices
 from glacier.pipeline.buffer import Buffer
 from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.loader import Loader
@@ -55,7 +55,7 @@ class Flips(Loader):
         order = super().order()
         keys = np.zeros(64, order.dtype)
         keys["key"] = np.arange(64)
-        drawn = matrices(keys, "d4", self.plan.patch)
+        drawn = matrices(keys, D4, self.plan.windows.patch)
         mirrors = keys["key"][(drawn[:, 0, 1] == 0)]  # type: ignore[index]
         order["key"] = mirrors[order["key"] % len(mirrors)]
         return order
@@ -70,7 +70,7 @@ class Ladder:
         self.size = store.meta.tile_size
         self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         self.tiles = split(store, 0).train
-        self.order = self._loader(augment="none").order()
+        self.order = self._loader(augment=NOTHING).order()
         bands, dtype = len(store.meta.bands), store.meta.dtype
         self.buffers = [Buffer.empty(batch, self.size, bands, dtype) for _ in range(3)]
 
@@ -81,9 +81,11 @@ class Ladder:
             "decode": Rung(self._decode(blosc.decompress), "decompression alone, from memory: the limit"),
             "checksum": Rung(self._decode(None), "the same with every check"),
             "reader": Rung(self._read, "windows out of the store into memory"),
-            "source": Rung(self._each(self._loader(augment="none")), "raw batches, not moved"),
-            "loader": Rung(self._each(self._loader()), "raw batches, d4: what training takes"),
-            "inputs": Rung(self._each(self._loader(inputs=inputs)), "d4, standardised float32"),
+            "source": Rung(self._each(self._loader(augment=NOTHING)), "raw batches, not moved"),
+            "loader": Rung(self._each(self._loader()), "raw batches, d4"),
+            "inputs": Rung(
+                self._each(self._loader(inputs=inputs)), "d4, standardised float32: what training takes"
+            ),
             "mirrored": Rung(
                 self._each(self._loader(Flips, inputs=inputs)), "flips alone, standardised: the peers' job"
             ),

@@ -7,13 +7,14 @@ for batch in glacier.loader(store, batch=8):
     train_on(batch.image, batch.label)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glacier.version import __version__
 
 if TYPE_CHECKING:
+    from glacier.pipeline.augment import Augment
     from glacier.pipeline.loader import Loader
     from glacier.store.reader import Store
 
@@ -38,7 +39,9 @@ def loader(
     patch: int = 0,
     fold: int = 0,
     split: str = "train",
-    augment: str = "d4",
+    augment: "str | Augment" = "d4",
+    target: Mapping[str, float] | None = None,
+    repeats: float = 8.0,
     seed: int = 0,
     samples_per_epoch: int = 0,
     rank: int = 0,
@@ -49,7 +52,8 @@ def loader(
     """Batches for a training loop of your own: standardised images and labels, on `device`.
 
     Iterate it once per epoch. Each batch has `image` (N, B, H, W) float32 channels_last, `label`
-    (N, H, W) uint8 with 255 to be ignored, and `samples`, where each window came from.
+    (N, H, W) uint8 with 255 to be ignored, and `samples`, where each window came from. `state_dict` and
+    `load_state_dict` let another run go on from any step, on any number of ranks.
 
     Args:
         store: an opened store.
@@ -57,7 +61,10 @@ def loader(
         patch: side of the windows, px, a multiple of 32; 0 for whole tiles.
         fold: the fold held out.
         split: train, val or all.
-        augment: none or d4.
+        augment: none, d4 or affine; or `glacier.pipeline.augment.Augment`, which says how far it goes.
+        target: class -> share of the pixels you want to see, as in {"background": 0.6, "lake": 0.4};
+            None: all windows are equally likely.
+        repeats: how often a window may come in an epoch, at most, for the sake of the target.
         seed: of order and augmentation.
         samples_per_epoch: over all ranks; 0 for as many windows as cover the tiles once.
         rank: this process.
@@ -69,8 +76,10 @@ def loader(
         UsageError: an argument that does not fit.
         GlacierError: nothing to train on.
     """
+    from glacier.pipeline.augment import Augment
     from glacier.pipeline.inputs import Inputs
     from glacier.pipeline.loader import Loader
+    from glacier.pipeline.plan import Balance
     from glacier.pipeline.split import split as split_tiles
     from glacier.pipeline.split import statistics
 
@@ -80,7 +89,8 @@ def loader(
         tiles=parts.tiles(split),
         patch=patch or store.meta.tile_size,
         batch=batch,
-        augment=augment,
+        augment=augment if isinstance(augment, Augment) else Augment(augment),  # type: ignore[arg-type]
+        balance=Balance(target or {}, repeats=repeats),
         seed=seed,
         samples_per_epoch=samples_per_epoch,
         rank=rank,

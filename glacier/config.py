@@ -24,8 +24,26 @@ class DataConfig:
     """Side of a window, px, a multiple of 32."""
     bands: tuple[str, ...] = ()
     """Names of the bands to use, in order; empty: all."""
+    target: dict[str, float] = field(default_factory=dict)
+    """Class -> share of the pixels that training sees; empty: all windows are equally likely."""
+    repeats: float = 8.0
+    """How often a window may come in an epoch, at most, for the sake of the target."""
+    min_labelled: float = 0.05
+    """Share of a window's area that must be labelled."""
+    anneal: float = 0.0
+    """Share of the training over which the mix goes back to the natural one, at its end."""
     augment: str = "d4"
-    """none or d4"""
+    """none; d4, the eight symmetries of a square; affine, these with rotation, scale and shift"""
+    rotate: float = 45.0
+    """Most rotation of affine, degrees either way."""
+    scale: float = 0.2
+    """Most change of affine in the side of what is seen, as a share of it."""
+    shift: float = 0.1
+    """Most shift of affine, as a share of the window's side."""
+    brightness: float = 0.2
+    """Most that is added to optical bands, in their standard deviations; not with none."""
+    contrast: float = 0.2
+    """Most change of an optical band's distance from its mean, as a share of it; not with none."""
     seed: int = 0
     """Of order and augmentation."""
 
@@ -33,6 +51,8 @@ class DataConfig:
         """Check ranges."""
         _at_least("data.patch", self.patch, 32)
         _check_seed("data.seed", self.seed)
+        if not 0 <= self.anneal <= 1:
+            raise UsageError(f"data.anneal: {self.anneal}, expected 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +165,10 @@ def _checked(value: Any, kind: Any, where: str) -> Any:
         (inner, _) = get_args(kind)
         if isinstance(value, list | tuple):
             return tuple(_checked(item, inner, where) for item in value)
+    elif get_origin(kind) is dict:
+        (_, inner) = get_args(kind)
+        if isinstance(value, Mapping):
+            return {str(name): _checked(item, inner, f"{where}.{name}") for name, item in value.items()}
     elif kind is float and type(value) is int:
         return float(value)
     elif type(value) is kind:

@@ -3,20 +3,30 @@
 from abc import ABC, abstractmethod
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glacier.pipeline.augment import Preset, matrices
+from glacier.pipeline.augment import Augment, lights, matrices
 from glacier.pipeline.buffer import Buffer, Buffers, Window
 from glacier.pipeline.inputs import Inputs
-from glacier.pipeline.order import Samples
+from glacier.pipeline.order import Samples, tiles_in_order
 
-Matrix = NDArray[np.float32]
-"""Augmentation: (2, 3) of a sample, (N, 2, 3) of a batch."""
+
+class Drawn(NamedTuple):
+    """The augmentation of some samples."""
+
+    matrix: NDArray[np.float32] | None
+    """(N, 2, 3); None to move nothing."""
+    light: NDArray[np.float32] | None
+    """(N, 2, B); None to leave values as they are."""
+
+    def part(self, i: int) -> "Drawn":
+        """That of the i-th sample alone."""
+        return Drawn(*(None if value is None else value[i : i + 1] for value in self))
 
 
 class Source(Protocol):
@@ -43,7 +53,7 @@ class Begun:
     """A batch whose samples are being worked on."""
 
     samples: Samples
-    matrix: Matrix | None
+    drawn: Drawn
     buffer: Buffer
     jobs: list[Future[None]]
 
@@ -55,15 +65,24 @@ class Recipe:
     source: Source
     """Where windows are read from."""
     window: Window
-    """Their shape."""
+    """The shape of what is read: the whole tile for an augmentation that interpolates."""
+    patch: int
+    """Side of what is made of it, px."""
     largest: int
     """Most samples in a batch."""
-    preset: Preset
-    """Augmentation."""
+    augment: Augment
     device: torch.device
     """Where batches go; a CUDA device has its index."""
     inputs: Inputs | None
     """What standardises all bands of the source; None to leave raw codes."""
+
+    def draw(self, samples: Samples) -> Drawn:
+        """What is to be done to samples."""
+        lit = self.inputs and self.augment.lights
+        return Drawn(
+            matrices(samples, self.augment, self.patch),
+            lights(samples, self.augment, self.inputs.optical) if self.inputs and lit else None,
+        )
 
 
 class Batcher(ABC):
@@ -75,27 +94,26 @@ class Batcher(ABC):
 
     def begin(self, samples: Samples, workers: Executor) -> Begun:
         """Have each sample made by one of `workers`, in memory that no other batch uses."""
-        matrix = matrices(samples, self.recipe.preset, self.recipe.window.patch)
+        drawn = self.recipe.draw(samples)
         buffer = self.buffers.take(len(samples))
+        read = tiles_in_order(samples["tile"]) if self.recipe.augment.interpolates else samples
         jobs = [
-            workers.submit(
-                self.make, samples[i : i + 1], None if matrix is None else matrix[i], buffer.part(i)
-            )
+            workers.submit(self.make, read[i : i + 1], drawn.part(i), buffer.part(i))
             for i in range(len(samples))
         ]
-        return Begun(samples, matrix, buffer, jobs)
+        return Begun(samples, drawn, buffer, jobs)
 
     def finish(self, begun: Begun) -> Batch:
         """Wait for the samples and hand the batch over; what befell one of them is raised."""
         for job in begun.jobs:
             job.result()
-        image, label = self.deliver(begun.buffer, begun.matrix)
+        image, label = self.deliver(begun.buffer, begun.drawn)
         return Batch(image, label, begun.samples)
 
     @abstractmethod
-    def make(self, sample: Samples, matrix: Matrix | None, out: Buffer) -> None:
+    def make(self, sample: Samples, drawn: Drawn, out: Buffer) -> None:
         """Put one sample into its place in the batch; runs in several threads at a time."""
 
     @abstractmethod
-    def deliver(self, buffer: Buffer, matrix: Matrix | None) -> tuple[Tensor, Tensor]:
+    def deliver(self, buffer: Buffer, drawn: Drawn) -> tuple[Tensor, Tensor]:
         """What `make` left, as image (N, C, H, W) channels_last and label (N, H, W) on the device."""

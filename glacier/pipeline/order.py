@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from glacier.errors import UsageError
 from glacier.pipeline.plan import Plan
+from glacier.store.schema import BLOCK
 
 SAMPLE = np.dtype([("tile", "i8"), ("y", "i4"), ("x", "i4"), ("key", "u8")])
 """One window, and the key that all its randomness comes from."""
@@ -15,16 +16,48 @@ Samples = NDArray[np.void]
 def epoch_order(plan: Plan, seed: int, epoch: int, count: int) -> Samples:
     """The samples of one epoch (count,), whatever the number of ranks.
 
-    Each window comes once before any comes twice. Drawn from Philox, a counter-based generator
-    (Salmon et al., 2011), so that an order needs no state but its arguments.
+    Windows are laid end to end by kind, each as long as its weight, and sampled at equal distances from a
+    random start (systematic resampling): one of weight w comes ⌊count · w⌋ or ⌈count · w⌉ times, and a kind
+    likewise, so that each epoch's mix of pixels is close to the expected one, not only their mean. Drawn
+    from Philox, a counter-based generator (Salmon et al., 2011): an order needs no state but its arguments.
     """
     random = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-    rounds = [random.permutation(len(plan)) for _ in range(-(-count // len(plan)))]
-    chosen = np.concatenate(rounds)[:count]
+    total = int(plan.parts.sum())
+    points = ((random.random() + np.arange(count)) * (total / count)).astype(np.int64).clip(0, total - 1)
+    tile, corner = _windows_at(plan, points)
+    if plan.windows.moves:
+        corner += random.integers(0, BLOCK + 1, corner.shape)
     order = np.empty(count, SAMPLE)
-    order["tile"], order["y"], order["x"] = plan.tile[chosen], plan.y[chosen], plan.x[chosen]
+    shuffled = random.permutation(count)
+    order["tile"], order["y"], order["x"] = tile[shuffled], *corner[shuffled].T
     order["key"] = random.integers(0, 2**64, count, np.uint64)
     return order
+
+
+def _windows_at(plan: Plan, points: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tile and cell's corner (row, column), px, of the windows at rising points of the line (n,), (n, 2).
+
+    On the line windows lie by kind, then chunk of tiles, then place in it.
+    """
+    by_kind = plan.parts.T
+    ends = by_kind.ravel().cumsum().reshape(by_kind.shape)
+    cell = np.searchsorted(ends.ravel(), points, side="right")
+    kind, chunk = np.divmod(cell, by_kind.shape[1])
+    inside = points - (ends - by_kind)[kind, chunk]
+    before = plan.parts.cumsum(axis=1) - plan.parts
+    tile, corner = np.empty(len(points), np.int64), np.empty((len(points), 2), np.int64)
+    by_chunk = np.argsort(chunk, kind="stable")
+    bounds = np.searchsorted(chunk[by_chunk], np.arange(plan.windows.chunks + 1))
+    for number in range(plan.windows.chunks):
+        here = by_chunk[bounds[number] : bounds[number + 1]]
+        if not len(here):
+            continue
+        weight, kinds = plan.weigh(number)
+        sorted_by_kind = np.argsort(kinds.astype(np.int16), kind="stable")
+        at = before[number, kind[here]] + inside[here]
+        window = np.searchsorted(weight[sorted_by_kind].cumsum(), at, side="right")
+        tile[here], corner[here] = plan.windows.place(number, sorted_by_kind[window])
+    return tile, corner
 
 
 def steps_per_epoch(count: int, batch: int) -> int:

@@ -1,67 +1,170 @@
-"""What an order is drawn from: windows of tiles, and their weights."""
+"""What an order is drawn from: windows of tiles, weighted so that classes are seen in the mix asked for."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glacier.errors import GlacierError, UsageError
+from glacier.pipeline.balance import Tilt, solve, uniform
+from glacier.pipeline.windows import Windows
 
-STRIDE = 32
-"""Windows start on a grid of this many px: the histogram's blocks."""
+PARTS = 2**38
+"""Weights are counted in whole parts of this many: sums of them are exact, in any order."""
+BINS = 4096
+"""At most so many kinds of windows are told apart by their mix, for samples to be shared out evenly."""
+DIGITS = 4
+"""At most so many classes tell kinds apart."""
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Which mix of pixels samples should have, and how far that may go."""
+
+    target: Mapping[str, float] = field(default_factory=dict)
+    """Class -> share of the labelled pixels; empty: all windows are equally likely."""
+    repeats: float = 8.0
+    """How often a window may be drawn in an epoch, at most."""
+    min_labelled: float = 0.05
+    """Share of a window's area that must be labelled."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            UsageError: one is out of range.
+        """
+        for name, share in self.target.items():
+            if not 0 <= share <= 1e6:
+                raise UsageError(f"data.target: {name} = {share}, expected a share, as in debris = 0.4")
+        if self.target and not sum(self.target.values()) > 0:
+            raise UsageError("data.target: all shares are 0, expected one above")
+        if not self.repeats >= 1:
+            raise UsageError(f"data.repeats: {self.repeats}, expected at least 1")
+        if not 0 <= self.min_labelled <= 1:
+            raise UsageError(f"data.min_labelled: {self.min_labelled}, expected 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Windows a training sample may read, all equally likely."""
+    """Weighted windows, kept as sums by chunk of tiles and kind of window."""
 
-    patch: int
-    """Side of a window, px."""
-    tile: NDArray[np.int64]
-    """(window,)"""
-    y: NDArray[np.int32]
-    """First row of the window in its tile (window,), px."""
-    x: NDArray[np.int32]
-    """First column (window,), px."""
+    windows: Windows
+    tilt: Tilt
+    digits: tuple[int, ...]
+    """The classes whose pixels tell kinds apart."""
+    parts: NDArray[np.int64]
+    """Weight by chunk and kind (chunk, kind), in `PARTS`."""
+    natural: Vector
+    """Share of pixels by class where all windows are equally likely (class,)."""
+    reached: Vector
+    """Expected share of the samples' pixels by class (class,)."""
+    count: int
+    """Windows that may be drawn."""
+    effective: float
+    """1 / Σ w²: as many windows, equally likely, would repeat as often."""
+    most: float
+    """Largest weight of a window."""
 
-    def __len__(self) -> int:
-        """Number of windows."""
-        return len(self.tile)
+    def weigh(self, chunk: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Weight, in `PARTS`, and kind of each window of a chunk (n,), (n,)."""
+        return _weigh(self.windows, self.tilt, self.digits, self.windows.masses(chunk))[:2]
 
 
-def uniform_plan(histogram: NDArray[np.uint16], tiles: NDArray[np.int64], patch: int) -> Plan:
-    """Every window of `tiles` that holds a labelled pixel.
+def make_plan(
+    windows: Windows, names: Sequence[str], balance: Balance, samples: int, ease: float = 0.0
+) -> Plan:
+    """Weigh windows.
 
     Args:
-        histogram: labelled pixels per tile, block and class (tile, by, bx, class).
-        tiles: which tiles to take windows from.
-        patch: side of a window, px; a multiple of 32, at most the tile's side.
+        windows: the candidates.
+        names: of the classes.
+        balance: the mix asked for.
+        samples: how many an epoch draws, which is what repeats are counted in.
+        ease: from 0, the target, to 1, the mix of windows that are equally likely.
 
     Raises:
-        UsageError: `patch` does not fit the tiles.
-        GlacierError: no window holds a labelled pixel.
+        UsageError: a target that does not name the classes there are.
+        GlacierError: no window holds a labelled pixel, or enough of them.
     """
-    blocks = histogram.shape[1]
-    check_patch(patch, blocks * STRIDE)
-    labelled = histogram[tiles].sum(axis=-1, dtype=np.int64)
-    mass = _box_sums(labelled, patch // STRIDE)
-    which, row, column = np.nonzero(mass)
-    if not which.size:
-        raise GlacierError(f"no labelled pixel in the {len(tiles)} tiles to train on")
-    y, x = (STRIDE * row).astype(np.int32), (STRIDE * column).astype(np.int32)
-    return Plan(patch, tiles[which], y, x)
-
-
-def check_patch(patch: int, tile_size: int) -> None:
-    """Raise UsageError unless windows of `patch` px fit tiles of `tile_size` px."""
-    if patch % STRIDE or not STRIDE <= patch <= tile_size:
-        raise UsageError(
-            f"data.patch: {patch} px, expected a multiple of {STRIDE} up to the tile's {tile_size} px"
+    total, count = np.zeros(len(names)), 0
+    for shares in windows.shares():
+        total += shares.sum(axis=0)
+        count += len(shares)
+    if not count:
+        least = f"at least {windows.least:.0%} labelled pixels" if windows.least else "a labelled pixel"
+        raise GlacierError(
+            f"no window of {windows.patch} px with {least} in the {len(windows.tiles)} tiles to train on; "
+            "expected some; lower data.min_labelled or data.patch"
         )
+    natural = total / total.sum()
+    tilt = uniform(count, len(names))
+    wanted = natural
+    if balance.target and ease < 1:
+        wanted = (1 - ease) * resolve_target(balance.target, names, natural)[0] + ease * natural
+        cap = min(1.0, max(balance.repeats, samples / count) / samples)
+        if cap * count > 1 + 1e-9:  # else every window must take all it may
+            tilt = solve(windows, wanted, float(total.sum()) / count, cap)
+    return _sum_up(
+        windows, tilt, tuple(np.argsort(-wanted, kind="stable")[:DIGITS].tolist()), natural, count
+    )
 
 
-def _box_sums(blocks: NDArray[np.int64], side: int) -> NDArray[np.int64]:
-    """Sums over all squares of `side` blocks (tile, by - side + 1, bx - side + 1)."""
-    integral = np.pad(blocks.cumsum(axis=1).cumsum(axis=2), ((0, 0), (1, 0), (1, 0)))
-    rows = integral[:, side:] - integral[:, :-side]
-    return np.asarray(rows[:, :, side:] - rows[:, :, :-side])
+def resolve_target(
+    target: Mapping[str, float], names: Sequence[str], natural: Vector
+) -> tuple[Vector, list[str]]:
+    """Shares by class (class,), of sum 1, and the classes asked for that no window shows.
+
+    Raises:
+        UsageError: a class that windows show is not in the target.
+    """
+    present = {name for name, share in zip(names, natural, strict=True) if share > 0}
+    absent = [name for name in target if name not in present]
+    if missing := sorted(present - set(target), key=list(names).index):
+        raise UsageError(
+            f"data.target: no share for {', '.join(missing)}; it names {', '.join(target)}, expected every "
+            f"class there is: {', '.join(n for n in names if n in present)}"
+        )
+    shares = np.array([target[name] if name in present else 0.0 for name in names])
+    if not shares.sum():
+        raise UsageError("data.target: the shares of the classes that there are are 0, expected one above")
+    return shares / shares.sum(), absent
+
+
+def _weigh(
+    windows: Windows, tilt: Tilt, digits: tuple[int, ...], masses: NDArray[np.floating]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Weight, in `PARTS`, kind, and shares by class of windows (n,), (n,), (n, class)."""
+    shares = windows.as_shares(masses)
+    weight = np.where(windows.eligible(masses), np.rint(tilt.weights(shares) * PARTS), 0)
+    levels = kinds_per_class(len(digits))
+    kind: NDArray[np.int64] = np.zeros(len(shares), np.int64)
+    for digit in digits:
+        level = (np.sqrt(shares[:, digit]) * levels).astype(np.int64).clip(0, levels - 1)
+        kind = kind * levels + np.where(kind % 2, levels - 1 - level, level)  # neighbours stay alike
+    return weight.astype(np.int64), kind, shares
+
+
+def kinds_per_class(classes: int) -> int:
+    """How many levels of its share tell windows apart by each of `classes` classes."""
+    return int(BINS ** (1 / classes) + 1e-9)
+
+
+def _sum_up(windows: Windows, tilt: Tilt, digits: tuple[int, ...], natural: Vector, count: int) -> Plan:
+    """One more pass, for the sums that a plan keeps."""
+    parts = np.zeros((windows.chunks, kinds_per_class(len(digits)) ** len(digits)), np.int64)
+    mix, square, most = np.zeros(len(natural)), 0.0, 0
+    for chunk in range(windows.chunks):
+        weight, kind, shares = _weigh(windows, tilt, digits, windows.masses(chunk))
+        np.add.at(parts[chunk], kind, weight)
+        real = weight.astype(np.float64)
+        mix += real @ shares
+        square += float(real @ real)
+        most = max(most, int(weight.max()))
+    total = float(parts.sum())
+    return Plan(
+        windows, tilt, digits, parts, natural, mix / mix.sum(), count, total**2 / square, most / total
+    )

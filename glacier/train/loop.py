@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from glacier.config import Config
+from glacier.config import Config, DataConfig
 from glacier.console import Track, silence, warn
 from glacier.errors import GlacierError, UsageError
 from glacier.model.losses import cross_entropy_dice, soft_counts
 from glacier.model.metrics import scores
+from glacier.pipeline.augment import Augment
 from glacier.pipeline.batcher import Batch
 from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.loader import Loader
+from glacier.pipeline.plan import Balance
 from glacier.pipeline.split import split, statistics
 from glacier.store.reader import Store
 from glacier.train.evaluate import band_places, evaluate_tiles, places_or_none
@@ -46,10 +48,11 @@ class Trainer:
         every = statistics(store, self.tiles.train)
         self.statistics = tuple(every[i] for i in pick)
         torch.manual_seed(config.train.seed)
-        inputs = Inputs(self.bands, self.statistics, places_or_none(store, pick))
+        self.pick = places_or_none(store, pick)
+        inputs = Inputs(self.bands, self.statistics, self.pick)
         segmenter = make_segmenter(config, inputs, len(self.bands), store.meta.classes)
         self.segmenter: Segmenter = segmenter.to(ranks.device)
-        self.parallel = ranks.wrap(self.segmenter)
+        self.parallel = ranks.wrap(self.segmenter.network)
         self.optimiser = torch.optim.AdamW(
             self.segmenter.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay
         )
@@ -58,12 +61,16 @@ class Trainer:
             tiles=self.tiles.train,
             patch=config.data.patch,
             batch=config.train.batch,
-            augment=config.data.augment,
+            augment=augment_of(config.data),
+            balance=balance_of(config.data),
+            anneal=config.data.anneal,
+            epochs=config.train.epochs,
             seed=config.data.seed,
             samples_per_epoch=config.train.samples_per_epoch,
             rank=ranks.rank,
             world=ranks.world,
             device=ranks.device,
+            inputs=Inputs(store.meta.bands, every),
         )
         self.scaler = GradScaler(ranks.device.type, enabled=half(ranks.device) == torch.float16)
         share = config.train.batch // ranks.world
@@ -75,8 +82,9 @@ class Trainer:
 
     def step(self, batch: Batch) -> Tensor:
         """One optimiser step; the loss of the global batch, on the device."""
+        image = batch.image if self.pick is None else batch.image[:, self.pick]
         with mixed(self.ranks.device):
-            logits = self.parallel(batch.image)
+            logits = self.parallel(image)
         loss = cross_entropy_dice(self.ranks.add_soft(soft_counts(logits, batch.label)))
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(self.scaler.scale(loss * self.ranks.world))
@@ -134,6 +142,23 @@ class Trainer:
             source=self.store.meta.source,
             weights=self.segmenter.network.state_dict(),
         )
+
+
+def augment_of(data: DataConfig) -> Augment:
+    """The augmentation that settings ask for."""
+    return Augment(
+        data.augment,  # type: ignore[arg-type]
+        rotate=data.rotate,
+        scale=data.scale,
+        shift=data.shift,
+        brightness=data.brightness,
+        contrast=data.contrast,
+    )
+
+
+def balance_of(data: DataConfig) -> Balance:
+    """The balance that settings ask for."""
+    return Balance(data.target, repeats=data.repeats, min_labelled=data.min_labelled)
 
 
 def train(config: Config, store: Store, out: Path, ranks: Ranks, track: Track = silence) -> list[Epoch]:

@@ -11,7 +11,7 @@ import torch
 
 import glacier
 from glacier.errors import GlacierError, UsageError
-from glacier.pipeline.augment import matrices
+from glacier.pipeline.augment import D4, NOTHING, matrices
 from glacier.pipeline.buffer import Buffer, Recycled
 from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.loader import Loader, tile_feed
@@ -30,7 +30,7 @@ def threads():
     return {name for name in names if name.startswith(("glacier-feed", "glacier-work"))}
 
 
-@pytest.mark.parametrize("augment", ["none", "d4"])
+@pytest.mark.parametrize("augment", [NOTHING, D4])
 @pytest.mark.parametrize("backend", ["dali", "numba"])
 def test_every_sample_equals_a_direct_read(store, backend, augment):
     loader = raw_loader(store, samples_per_epoch=60, backend=backend, augment=augment)
@@ -97,7 +97,7 @@ def test_standardised_batches_equal_the_reference(store, backend):
     for batch in raw_loader(store, samples_per_epoch=60, inputs=inputs, backend=backend, patch=64):
         raw = Buffer.empty(6, 64, 7, "int16")
         store.read_into(batch.samples, raw)
-        raw = reference_graph(raw, matrices(batch.samples, "d4", 64))
+        raw = reference_graph(raw, matrices(batch.samples, D4, 64))
         expected = reference_inputs(raw.image, store.meta.bands, mean, std)
         seen = batch.image.permute(0, 2, 3, 1).numpy()
         np.testing.assert_allclose(seen, expected, atol=1e-4)
@@ -130,7 +130,7 @@ def test_two_loops_over_one_loader_do_not_mix(store, backend):
         for batch in pair:
             expected = Buffer.empty(6, 32, 7, "int16")
             store.read_into(batch.samples, expected)
-            expected = reference_graph(expected, matrices(batch.samples, "d4", 32))
+            expected = reference_graph(expected, matrices(batch.samples, D4, 32))
             np.testing.assert_array_equal(batch.image.permute(0, 2, 3, 1).numpy(), expected.image)
             np.testing.assert_array_equal(batch.label.numpy(), expected.label)
 
@@ -162,7 +162,7 @@ def test_what_a_loop_keeps_is_its_own(store):
     """Parts of batches kept at random, while the loader goes on."""
     rng = np.random.default_rng(0)
     kept = []
-    for batch in raw_loader(store, samples_per_epoch=1200, augment="none"):
+    for batch in raw_loader(store, samples_per_epoch=1200, augment=NOTHING):
         if rng.random() < 0.2:
             part = batch.image[int(rng.integers(6)), :, 3:9]
             kept.append((part, part.clone()))
@@ -191,7 +191,7 @@ def test_five_thousand_batches(store, capsys):
         for step, batch in enumerate(loader):
             tiles = batch.samples["tile"]
             raw = Buffer(whole.image[tiles], whole.label[tiles])
-            expected = reference_graph(raw, matrices(batch.samples, "d4", 64))
+            expected = reference_graph(raw, matrices(batch.samples, D4, 64))
             assert np.array_equal(batch.image.permute(0, 2, 3, 1).numpy(), expected.image)
             assert np.array_equal(batch.label.numpy(), expected.label)
             if rng.random() < 0.2:
