@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 from glacier.pipeline.windows import Windows
 
 RHO = 3e-4
-STEPS = 200
+STEPS = 1000
 CLOSE = 1e-16
 """Newton's decrement (twice the distance to the minimum) from which one more step is the last."""
-SLACK = 1e-12
-"""How much a value may rise by rounding."""
+SLACK = 1e-13
+"""How much of its size a value may rise by rounding."""
+TINY, LEAST = 1e-14, 1e-6
+"""Damping that no step goes without, and the least that is tried where a step does not descend."""
 DIGITS = 7
 """Decimals that are kept of λ and ν: the same on every machine, whatever its rounding."""
 FEW = 8192
@@ -72,26 +74,34 @@ def solve(windows: Windows, target: Vector, labelled: float, cap: float) -> Tilt
 
 
 def _find(windows: Windows, target: Vector, labelled: float, cap: float) -> Vector:
-    """λ and ν (class + 1,); of many tiles, from where they lie for some of them."""
+    """λ and ν (class + 1,).
+
+    Of many tiles, from where they lie for some of them; of those, from where they lie for larger ρ, since a
+    target out of reach makes all weights 0 or `cap`, and Newton's method lose its way among them.
+    """
     count, tiles = windows.count(), windows.tiles
-    at = np.append(np.zeros(len(target)), -log(count))
-    if len(tiles) >= 4 * FEW:
-        part = replace(windows, tiles=tiles[:: len(tiles) // FEW])
-        ratio = count / part.count()
-        at = _find(part, target, labelled, min(1.0, cap * ratio))
-        at[-1] -= log(ratio)
-    return _minimise(_Dual(windows, target, labelled, cap), at)
+    if len(tiles) < 4 * FEW:
+        at = np.append(np.zeros(len(target)), -log(count))
+        for rho in (100 * RHO, 10 * RHO, RHO):
+            at = _minimise(_Dual(windows, target, labelled, cap, rho), at)
+        return at
+    part = replace(windows, tiles=tiles[:: len(tiles) // FEW])
+    ratio = count / part.count()
+    at = _find(part, target, labelled, min(1.0, cap * ratio))
+    at[-1] -= log(ratio)
+    return _minimise(_Dual(windows, target, labelled, cap, RHO), at)
 
 
 class _Dual:
     """The dual at (λ, ν) (class + 1,): its value, gradient and Hessian, in one pass over the windows."""
 
-    def __init__(self, windows: Windows, target: Vector, labelled: float, cap: float) -> None:
-        self.windows, self.target, self.labelled, self.cap = windows, target, labelled, log(cap)
+    def __init__(self, windows: Windows, target: Vector, labelled: float, cap: float, rho: float) -> None:
+        self.windows, self.target, self.labelled = windows, target, labelled
+        self.cap, self.rho = log(cap), rho
 
     def __call__(self, at: Vector) -> tuple[float, Vector, NDArray[np.float64]]:
         size, target = len(at), self.target
-        z = -RHO * self.labelled * at[:-1]
+        z = -self.rho * self.labelled * at[:-1]
         if (z >= 1).any():
             return inf, np.zeros(size), np.eye(size)
         distance = np.eye(size)  # (m, 1) -> (d, 1)
@@ -107,24 +117,29 @@ class _Dual:
             first += weight @ features
             second += features.T @ (features * np.where(beyond > 0, 0, weight)[:, None])
         gradient, hessian = distance.T @ first, distance.T @ second @ distance
-        value -= float((target / RHO * (z + np.log1p(-z))).sum())
+        value -= float((target / self.rho * (z + np.log1p(-z))).sum())
         gradient[-1] -= 1
         gradient[:-1] -= target * self.labelled * z / (1 - z)
-        hessian[np.arange(size - 1), np.arange(size - 1)] += target * RHO * (self.labelled / (1 - z)) ** 2
+        hessian[np.arange(size - 1), np.arange(size - 1)] += (
+            target * self.rho * (self.labelled / (1 - z)) ** 2
+        )
         return value, gradient, hessian
 
 
 def _minimise(dual: _Dual, at: Vector) -> Vector:
-    """Newton's method with backtracking, from `at`."""
+    """Newton's method from `at`, damped where it must be (Levenberg, 1944; Marquardt, 1963)."""
     value, gradient, hessian = dual(at)
+    damping = 0.0
     for _ in range(STEPS):
-        step = -np.linalg.lstsq(hessian, gradient, rcond=1e-12)[0]
-        decrement = -gradient @ step
-        if decrement < CLOSE:
+        scale = np.append(np.diag(hessian)[:-1], 1.0)
+        step = -np.linalg.solve(hessian + np.diag((damping + TINY) * scale), gradient)
+        if not damping and -gradient @ step < CLOSE:
             return np.asarray(at + step)
-        size = 1.0
-        while (found := dual(at + size * step))[0] > value - size * decrement / 1e4 + SLACK and size > 1e-9:
-            size /= 2
-        at = at + size * step
-        value, gradient, hessian = found
+        found = dual(at + step)
+        if found[0] <= value + SLACK * abs(value):
+            at = at + step
+            value, gradient, hessian = found
+            damping = 0.0 if damping < LEAST else damping / 10
+        else:
+            damping = max(LEAST, 10 * damping)
     return at

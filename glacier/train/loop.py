@@ -83,6 +83,7 @@ class Trainer:
     def step(self, batch: Batch) -> Tensor:
         """One optimiser step; the loss of the global batch, on the device."""
         image = batch.image if self.pick is None else batch.image[:, self.pick]
+        image = image.to(torch.get_default_dtype())
         with mixed(self.ranks.device):
             logits = self.parallel(image)
         loss = cross_entropy_dice(self.ranks.add_soft(soft_counts(logits, batch.label)))
