@@ -131,7 +131,8 @@ def _minimise(dual: _Dual, at: Vector) -> Vector:
     value, gradient, hessian = dual(at)
     damping = 0.0
     for _ in range(STEPS):
-        scale = np.append(np.diag(hessian)[:-1], 1.0)
+        curvature = np.diag(hessian)
+        scale = np.append(np.where(curvature > 0, curvature, 1.0)[:-1], 1.0)
         step = -np.linalg.solve(hessian + np.diag((damping + TINY) * scale), gradient)
         if not damping and -gradient @ step < CLOSE:
             return np.asarray(at + step)
