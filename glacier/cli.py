@@ -139,26 +139,65 @@ def _found(scenes: "list[Scene]") -> str:
 @main.command()
 @click.argument("store", type=PATH, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--png", type=PATH, help="Draw a contact sheet of tiles and labels.")
-def inspect(store: Path | None, as_json: bool, png: Path | None) -> None:
-    """Say what is in STORE: bands, classes, how much of each."""
+@click.option(
+    "--png", type=PATH, help="Draw a contact sheet of tiles and labels; with --target, of windows."
+)
+@click.option("--target", metavar="CLASS=SHARE,…", help="What balancing to this mix of pixels would give.")
+@click.option(
+    "--patch", type=click.IntRange(0), default=0, help="With --target: side of windows, px. [256]"
+)
+@click.option(
+    "--repeats",
+    type=click.FloatRange(1),
+    default=8.0,
+    show_default=True,
+    help="With --target: how often a window may come in an epoch.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(0),
+    default=0,
+    help="With --target: per epoch; default: as many windows as cover the tiles.",
+)
+def inspect(
+    store: Path | None,
+    as_json: bool,
+    png: Path | None,
+    target: str | None,
+    patch: int,
+    repeats: float,
+    samples: int,
+) -> None:
+    """Say what is in STORE: bands, classes, how much of each; and what balancing it would give."""
     from glacier import console
     from glacier.inspect import contact_sheet, summarise
+    from glacier.inspect_plan import look_ahead, parse_target
     from glacier.store.reader import Store, only_store
 
-    summary = summarise(Store(store or only_store(Path())))
+    opened = Store(store or only_store(Path()))
+    summary = summarise(opened)
+    outlook = None
+    if target:
+        outlook = look_ahead(opened, parse_target(target), patch=patch, repeats=repeats, samples=samples)
     if as_json:
-        click.echo(json.dumps(summary.to_json()))
+        click.echo(json.dumps(summary.to_json() | ({"plan": outlook.to_json()} if outlook else {})))
     else:
-        for table in summary.tables():
+        for table in (*summary.tables(), *([outlook.table()] if outlook else [])):
             console.out.print(table)
-    if png:
+    if png and outlook:
+        outlook.picture(png)
+        console.note(f"{png}: mixes and windows")
+    elif png:
         contact_sheet(summary, png)
         console.note(f"{png}: contact sheet")
 
 
 @main.command()
-@click.option("--config", type=PATH, help="TOML; default: HKH pretraining with CUDA, else the demo's.")
+@click.option(
+    "--config",
+    type=PATH,
+    help="TOML, or hkh_pretrain, finetune or demo; default: the first with CUDA, else the last.",
+)
 @click.option("--store", type=PATH, help="Default: the only *.zarr here.")
 @click.option("--out", type=PATH, help="The run; default: a new folder runs/STORE-N.")
 @click.option("--fold", type=click.IntRange(0), help="The fold held out for validation.")

@@ -1,6 +1,6 @@
 """Pictures a person looks at: tiles in false colour, labels in their classes' colours, sheets of both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,24 @@ def enlarged(picture: Picture, side: int) -> Picture:
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST))
 
 
+def mix_bars(mixes: Mapping[str, NDArray[np.float64]], classes: Sequence[Class], width: int) -> Picture:
+    """Mixes of pixels (class,) by name, each as a bar across `width` px in the classes' colours."""
+    font, height, left = ImageFont.load_default(16), 30, 90
+    canvas = Image.new("RGB", (width, len(mixes) * (height + GAP)), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for row, (name, mix) in enumerate(mixes.items()):
+        y = row * (height + GAP)
+        draw.text((0, y + 5), name, FAINT, font)
+        edges = left + np.concatenate(([0], np.cumsum(mix))) * (width - left)
+        for cls, start, stop, share in zip(classes, edges, edges[1:], mix, strict=False):
+            draw.rectangle((start, y, max(start, stop - 1), y + height), cls.colour)
+            words = f"{100 * share:.1f} %"
+            if font.getlength(words) + 12 < stop - start:
+                light = sum(bytes.fromhex(cls.colour.lstrip("#"))) > 390
+                draw.text((start + 6, y + 5), words, PAPER if light else INK, font)
+    return np.asarray(canvas)
+
+
 def sheet(
     path: Path,
     rows: Sequence[Sequence[Picture]],
@@ -79,6 +97,7 @@ def sheet(
     lines: Sequence[str] = (),
     legend: Sequence[tuple[Class, str]] = (),
     heads: Sequence[str] = (),
+    banner: Picture | None = None,
 ) -> None:
     """Write pictures of one height per row as a PNG, under a title, lines of text and a legend.
 
@@ -89,11 +108,14 @@ def sheet(
         lines: smaller ones under it.
         legend: classes, each with what is to be said of it.
         heads: a word over each column.
+        banner: a picture above the rows, across them.
     """
     height, width = rows[0][0].shape[:2]
     columns = max(map(len, rows))
     big, small = ImageFont.load_default(26), ImageFont.load_default(16)
     top = PAD + 40 + 24 * len(lines) + (34 if legend else 0) + (28 if heads else 8)
+    if banner is not None:
+        above, top = top, top + len(banner) + 2 * GAP
     entries = [f"{cls.name} {words}".strip() for cls, words in legend]
     key_width = sum(52 + small.getlength(entry) for entry in entries)
     words_width = max([big.getlength(title), key_width, *map(small.getlength, lines)])
@@ -112,6 +134,8 @@ def sheet(
         left += 52 + int(small.getlength(entry))
     for column, head in enumerate(heads):
         draw.text((PAD + column * (width + GAP), top - 26), head, FAINT, small)
+    if banner is not None:
+        canvas.paste(Image.fromarray(banner), (PAD, above))
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
             place = (PAD + c * (width + GAP), top + r * (height + GAP))

@@ -49,7 +49,7 @@ class Tilt:
     cap: float
     """Most weight of a window; 1 for no cap."""
 
-    def weights(self, shares: NDArray[np.floating]) -> Vector:
+    def weights(self, shares: NDArray[np.float64]) -> Vector:
         """Weights of windows (n,) from pixels by class as shares of their area (n, class)."""
         return np.minimum(self.cap, np.exp(np.minimum(shares @ self.slope + self.level, 0.0)))
 
@@ -108,14 +108,8 @@ class _Dual:
         distance[:-1, :-1] -= np.outer(np.ones(size - 1), target)
         slope, level = at[:-1] - at[:-1] @ target, at[-1]
         value, first, second = -level, np.zeros(size), np.zeros((size, size))
-        for shares in self.windows.shares():
-            exponent = shares @ slope + level
-            beyond = np.maximum(exponent - self.cap, 0)
-            weight = np.exp(exponent - beyond)
-            value += float((weight + np.exp(self.cap) * beyond).sum())
-            features = np.column_stack((shares, np.ones(len(shares))))
-            first += weight @ features
-            second += features.T @ (features * np.where(beyond > 0, 0, weight)[:, None])
+        for part in self.windows.each(lambda shares: self._sums(shares, slope, level)):
+            value, first, second = value + part[0], first + part[1], second + part[2]
         gradient, hessian = distance.T @ first, distance.T @ second @ distance
         value -= float((target / self.rho * (z + np.log1p(-z))).sum())
         gradient[-1] -= 1
@@ -124,6 +118,18 @@ class _Dual:
             target * self.rho * (self.labelled / (1 - z)) ** 2
         )
         return value, gradient, hessian
+
+    def _sums(
+        self, shares: NDArray[np.float64], slope: Vector, level: float
+    ) -> tuple[float, Vector, NDArray[np.float64]]:
+        """Σ φ over some windows (n, class), and Σ φ' and Σ φ'' of their features (m, 1)."""
+        exponent = shares @ slope + level
+        beyond = np.maximum(exponent - self.cap, 0)
+        weight = np.exp(exponent - beyond)
+        value = weight.sum() + np.exp(self.cap) * beyond.sum()
+        features = np.column_stack((shares, np.ones(len(shares))))
+        curved = features * np.where(beyond > 0, 0, weight)[:, None]
+        return float(value), weight @ features, features.T @ curved
 
 
 def _minimise(dual: _Dual, at: Vector) -> Vector:

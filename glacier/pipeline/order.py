@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from glacier.errors import UsageError
 from glacier.pipeline.plan import Plan
+from glacier.pipeline.windows import JITTER
 from glacier.store.schema import BLOCK
 
 SAMPLE = np.dtype([("tile", "i8"), ("y", "i4"), ("x", "i4"), ("key", "u8")])
@@ -25,8 +26,8 @@ def epoch_order(plan: Plan, seed: int, epoch: int, count: int) -> Samples:
     total = int(plan.parts.sum())
     points = ((random.random() + np.arange(count)) * (total / count)).astype(np.int64).clip(0, total - 1)
     tile, corner = _windows_at(plan, points)
-    if plan.windows.moves:
-        corner += random.integers(0, BLOCK + 1, corner.shape)
+    drift = random.integers(-JITTER, JITTER + 1, corner.shape)
+    corner = (corner + drift).clip(0, BLOCK * (plan.windows.side - 1))
     order = np.empty(count, SAMPLE)
     shuffled = random.permutation(count)
     order["tile"], order["y"], order["x"] = tile[shuffled], *corner[shuffled].T
@@ -35,7 +36,7 @@ def epoch_order(plan: Plan, seed: int, epoch: int, count: int) -> Samples:
 
 
 def _windows_at(plan: Plan, points: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Tile and cell's corner (row, column), px, of the windows at rising points of the line (n,), (n, 2).
+    """Tile and corner (row, column), px, of the windows at rising points of the line (n,), (n, 2).
 
     On the line windows lie by kind, then chunk of tiles, then place in it.
     """

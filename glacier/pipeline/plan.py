@@ -17,6 +17,9 @@ BINS = 4096
 DIGITS = 4
 """At most so many classes tell kinds apart."""
 
+NEAR = 0.01
+"""A class's share this far from the target is remarked upon."""
+
 Vector = NDArray[np.float64]
 
 
@@ -69,6 +72,27 @@ class Plan:
     most: float
     """Largest weight of a window."""
 
+    def words(self, names: Sequence[str]) -> str:
+        """The mix, in a line."""
+        shares = ", ".join(
+            f"{name} {100 * share:.3g} % (tiles: {100 * natural:.3g} %)"
+            for name, share, natural in zip(names, self.reached, self.natural, strict=True)
+        )
+        return f"mix of pixels: {shares}; {self.effective:,.0f} of {self.count:,} windows effective"
+
+    def warnings(self, names: Sequence[str], target: Mapping[str, float]) -> list[str]:
+        """What of a target cannot be had."""
+        wanted, absent = resolve_target(target, names, self.natural)
+        found = []
+        if absent:
+            found.append(f"data.target: no {', no '.join(absent)} in the training tiles; left out of it")
+        if abs(self.reached - wanted).max() > NEAR:
+            found.append(
+                "data.target: out of reach of these windows, the nearest mix is taken; larger data.repeats "
+                "or smaller data.patch or train.samples_per_epoch bring it nearer"
+            )
+        return found
+
     def weigh(self, chunk: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Weight, in `PARTS`, and kind of each window of a chunk (n,), (n,)."""
         return _weigh(self.windows, self.tilt, self.digits, self.windows.masses(chunk))[:2]
@@ -91,9 +115,8 @@ def make_plan(
         GlacierError: no window holds a labelled pixel, or enough of them.
     """
     total, count = np.zeros(len(names)), 0
-    for shares in windows.shares():
-        total += shares.sum(axis=0)
-        count += len(shares)
+    for shown, some in windows.each(lambda shares: (shares.sum(axis=0), len(shares))):
+        total, count = total + shown, count + some
     if not count:
         least = f"at least {windows.least:.0%} labelled pixels" if windows.least else "a labelled pixel"
         raise GlacierError(
@@ -135,7 +158,7 @@ def resolve_target(
 
 
 def _weigh(
-    windows: Windows, tilt: Tilt, digits: tuple[int, ...], masses: NDArray[np.floating]
+    windows: Windows, tilt: Tilt, digits: tuple[int, ...], masses: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Weight, in `PARTS`, kind, and shares by class of windows (n,), (n,), (n, class)."""
     shares = windows.as_shares(masses)

@@ -1,30 +1,37 @@
 """Candidate windows of tiles, and the pixels of each class that each is expected to show."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from glacier.errors import UsageError
+from glacier.machine import cores
 from glacier.pipeline.augment import Augment, seen_rows
 from glacier.store.schema import BLOCK
 
-CHUNK = 1024
+T = TypeVar("T")
+
+CHUNK = 256
 """Most tiles whose windows are in memory at a time."""
-WINDOWS = 2**17
+WINDOWS = 2**15
 """Most windows in memory at a time, but for those of one tile."""
-HALF, FINE = 2, 16
-"""Coverage is counted in halves, and for interpolating presets in sixteenths, of a block: then masses are
-exact in floating point, in whatever order they are added up."""
+JITTER = BLOCK // 4
+"""Samples start up to so many px from their window's corner, in both directions. Where in a block its
+pixels lie is not known, so that more would blur what a window shows: measured in docs/LOG.md."""
+FINE = 256
+"""Coverage is counted in such parts of a block: masses are exact, in whatever order they are added up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """All windows that samples may read, a grid of them in each tile. Nothing per window is kept.
+    """What samples may read: windows on a grid of `BLOCK` px in each tile.
 
-    A window is a cell of the grid: samples start anywhere in its `BLOCK` px, both ends included. Where
-    a window fills its tile there is one, which does not move.
+    Samples start up to `JITTER` px from their window's corner, and never leave the tile.
     """
 
     histogram: NDArray[np.uint16]
@@ -35,66 +42,69 @@ class Windows:
     """Side of a window, px."""
     least: float
     """Least share of a window's area that must be labelled."""
-    coverage: NDArray[np.floating]
-    """How often a row of blocks is seen by a row of cells, in expectation (by, cells); columns alike."""
+    coverage: NDArray[np.float64]
+    """How often a row of blocks is seen by a row of windows, in expectation (by, row); columns alike."""
 
     @property
-    def cells(self) -> int:
+    def side(self) -> int:
         """Windows along a side of a tile."""
         return int(self.coverage.shape[1])
 
     @property
-    def moves(self) -> bool:
-        """Whether samples start anywhere in their cell."""
-        return self.patch < BLOCK * len(self.coverage)
-
-    @property
     def step(self) -> int:
         """Tiles per chunk."""
-        return max(1, min(CHUNK, WINDOWS // self.cells**2))
+        return max(1, min(CHUNK, WINDOWS // self.side**2))
 
     @property
     def chunks(self) -> int:
         """In how many chunks `masses` goes through the tiles."""
         return -(-len(self.tiles) // self.step)
 
-    def masses(self, chunk: int) -> NDArray[np.floating]:
-        """Expected pixels by class of each window of a chunk of tiles (n · cells², class), exact.
+    def masses(self, chunk: int) -> NDArray[np.float64]:
+        """Expected pixels by class of each window of a chunk of tiles (n · side², class), exact.
 
         Windows are in the order of tiles, rows, columns. Pixels are the sample's own, after scaling.
         """
         tiles = self.tiles[chunk * self.step : (chunk + 1) * self.step]
-        counts = self.histogram[tiles].astype(self.coverage.dtype)
+        counts = self.histogram[tiles].astype(np.float64)
         count, blocks, _, classes = counts.shape
         rows = self.coverage.T @ counts.reshape(count, blocks, blocks * classes)
-        both = rows.reshape(count * self.cells, -1) @ np.kron(self.coverage, np.eye(classes)).astype(
+        both = rows.reshape(count * self.side, -1) @ np.kron(self.coverage, np.eye(classes)).astype(
             rows.dtype
         )
-        return both.reshape(-1, classes)
+        return np.asarray(both, np.float64).reshape(-1, classes)
 
-    def eligible(self, masses: NDArray[np.floating]) -> NDArray[np.bool_]:
+    def eligible(self, masses: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which windows hold a labelled pixel, and enough of them (n,)."""
         labelled = masses.sum(axis=1)
         return np.asarray((labelled > 0) & (labelled >= self.least * self.patch**2))
 
-    def shares(self) -> Iterator[NDArray[np.float64]]:
-        """Of each chunk, the masses of eligible windows as shares of a window's area (n, class)."""
-        for chunk in range(self.chunks):
-            masses = self.masses(chunk)
-            yield self.as_shares(masses[self.eligible(masses)])
+    def each(self, work: Callable[[NDArray[np.float64]], T]) -> Iterator[T]:
+        """What `work` makes of each chunk's eligible windows, given as shares of their area (n, class).
 
-    def as_shares(self, masses: NDArray[np.floating]) -> NDArray[np.float64]:
+        Chunks are worked on side by side and yielded in order, so that sums over them are always the same.
+        """
+
+        def one(chunk: int) -> T:
+            masses = self.masses(chunk)
+            return work(self.as_shares(masses[self.eligible(masses)]))
+
+        # The matrices are small: threads of the linear algebra library's own get into each other's way.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores()) as pool:
+            yield from pool.map(one, range(self.chunks))
+
+    def as_shares(self, masses: NDArray[np.float64]) -> NDArray[np.float64]:
         """Masses as shares of a window's area."""
-        return masses.astype(np.float64) / self.patch**2
+        return masses / self.patch**2
 
     def count(self) -> int:
         """How many windows are eligible."""
-        return sum(len(shares) for shares in self.shares())
+        return sum(self.each(len))
 
     def place(self, chunk: int, window: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Tile, and corner (row, column) of the cell, px, of windows of a chunk (n,), (n, 2)."""
-        tile, cell = np.divmod(window, self.cells**2)
-        return self.tiles[chunk * self.step + tile], BLOCK * np.stack(np.divmod(cell, self.cells), axis=1)
+        """Tile and corner (row, column), px, of windows of a chunk (n,), (n, 2)."""
+        tile, place = np.divmod(window, self.side**2)
+        return self.tiles[chunk * self.step + tile], BLOCK * np.stack(np.divmod(place, self.side), axis=1)
 
 
 def candidates(
@@ -124,25 +134,24 @@ def candidates(
     return Windows(histogram, tiles, patch, least, _coverage(blocks, patch, augment))
 
 
-def _coverage(blocks: int, patch: int, augment: Augment) -> NDArray[np.floating]:
-    """How often the rows of a block are seen by the samples of a cell, in expectation (by, cells).
+def _coverage(blocks: int, patch: int, augment: Augment) -> NDArray[np.float64]:
+    """How often the rows of a block are seen by the samples of a window, in expectation (by, row).
 
-    Exact presets see each row of a window once: a window that starts anywhere in its cell sees half of
-    its first block and half of one more. Interpolating ones are taken as if rows and columns were
-    independent: the share of output rows that see each row of blocks, from many drawn matrices.
+    Exact presets see each row of a sample once, wherever it starts. Interpolating ones are taken as if
+    rows and columns were independent: the share of output rows that see each row of blocks, from many
+    drawn matrices.
     """
-    side = patch // BLOCK
-    cells = max(1, blocks - side)
-    offset = np.arange(blocks)[:, None] - np.arange(cells)
+    corners = BLOCK * np.arange(blocks - patch // BLOCK + 1)
+    drift = np.arange(-JITTER, JITTER + 1)
     if not augment.interpolates:
-        moved = blocks > side
-        parts = HALF
-        seen = ((offset >= 0) & (offset < side)) / 2 + ((offset >= moved) & (offset < side + moved)) / 2
+        first = (corners[:, None] + drift).clip(0, corners[-1])
+        rows = np.arange(blocks * BLOCK)[:, None, None]
+        seen = ((rows >= first) & (rows < first + patch)).mean(axis=2)
+        seen = seen.reshape(blocks, BLOCK, -1).mean(axis=1)
     else:
-        parts = FINE
-        rows = seen_rows(augment, patch, BLOCK if blocks > side else 0)
-        place = np.floor(rows / BLOCK).astype(np.int64) + blocks
-        share = np.bincount(place[(place >= 0) & (place < 2 * blocks)], minlength=2 * blocks) / rows.size
-        seen = np.rint(share[offset + blocks] * side * parts) / parts
-    exact = (patch * parts) ** 2 <= 2**24
-    return np.asarray(seen, np.float32 if exact else np.float64)
+        places = np.floor(seen_rows(augment, patch, drift)[:, None] + corners).astype(np.int64) // BLOCK
+        seen = np.stack(
+            [np.bincount(p[(p >= 0) & (p < blocks)], minlength=blocks) for p in places.T], axis=1
+        )
+        seen = seen * (patch / BLOCK) / len(places)
+    return np.asarray(np.rint(seen * FINE) / FINE)

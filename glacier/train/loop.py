@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from glacier.config import Config, DataConfig
-from glacier.console import Track, silence, warn
+from glacier.console import Track, note, silence, warn
 from glacier.errors import GlacierError, UsageError
 from glacier.model.losses import cross_entropy_dice, soft_counts
 from glacier.model.metrics import scores
@@ -172,6 +172,11 @@ def train(config: Config, store: Store, out: Path, ranks: Ranks, track: Track = 
     trainer = Trainer(config, store, ranks)
     table = EpochTable(store.meta.class_names) if ranks.main else None
     if ranks.main:
+        if config.data.target:
+            names, plan = store.meta.class_names, trainer.loader.plan
+            note(plan.words(names))
+            for words in plan.warnings(names, config.data.target):
+                warn(words)
         judged = store.histogram[trainer.tiles.val].sum(axis=(0, 1, 2))
         if np.count_nonzero(judged) < 2:
             warn(f"fold {config.train.fold} holds labels of fewer than two classes: its MCC is always 0")

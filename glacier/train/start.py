@@ -33,12 +33,14 @@ def start_training(
     """
     default = "hkh_pretrain" if torch.cuda.is_available() else "demo"
     given = [*settings] + ([f"train.fold={fold}"] if fold is not None else [])
-    resolved = Config.load(config or shipped(default), given)
+    resolved = Config.load(found(config) if config else shipped(default), given)
     path = store or Path(resolved.data.store or only_store(Path()))
     opened = Store(path)
     resolved = resolved.replaced("data", store=str(path))
     if config is None and resolved.data.patch > opened.meta.tile_size:
         resolved = resolved.replaced("data", patch=opened.meta.tile_size)
+    if config is None and not set(opened.meta.class_names) <= set(resolved.data.target):
+        resolved = resolved.replaced("data", target={})  # made for other classes
     with join_ranks() as ranks:
         folder = out or new_run(path.stem)
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -58,6 +60,12 @@ def start_training(
                 f"`glacier predict {folder} SCENES OUT`"
             )
     return folder
+
+
+def found(config: Path) -> Path:
+    """A file, or one of the package's by its name."""
+    own = shipped(config.name)
+    return own if config.parent == Path() and not config.exists() and own.is_file() else config
 
 
 def new_run(name: str) -> Path:
