@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from glacier.pipeline.windows import Windows
 
 RHO = 3e-4
+RAREST = 1e-3
+"""A smaller share than this is missed no more dearly: else one of 0 would be worth any price."""
 STEPS = 1000
 CLOSE = 1e-16
 """Newton's decrement (twice the distance to the minimum) from which one more step is the last."""
@@ -97,6 +99,7 @@ class _Dual:
 
     def __init__(self, windows: Windows, target: Vector, labelled: float, cap: float, rho: float) -> None:
         self.windows, self.target, self.labelled = windows, target, labelled
+        self.soft = np.maximum(target, RAREST)
         self.cap, self.rho = log(cap), rho
 
     def __call__(self, at: Vector) -> tuple[float, Vector, NDArray[np.float64]]:
@@ -111,12 +114,11 @@ class _Dual:
         for part in self.windows.each(lambda shares: self._sums(shares, slope, level)):
             value, first, second = value + part[0], first + part[1], second + part[2]
         gradient, hessian = distance.T @ first, distance.T @ second @ distance
-        value -= float((target / self.rho * (z + np.log1p(-z))).sum())
+        value -= float((self.soft / self.rho * (z + np.log1p(-z))).sum())
         gradient[-1] -= 1
-        gradient[:-1] -= target * self.labelled * z / (1 - z)
-        hessian[np.arange(size - 1), np.arange(size - 1)] += (
-            target * self.rho * (self.labelled / (1 - z)) ** 2
-        )
+        gradient[:-1] -= self.soft * self.labelled * z / (1 - z)
+        curved = self.soft * self.rho * (self.labelled / (1 - z)) ** 2
+        hessian[np.arange(size - 1), np.arange(size - 1)] += curved
         return value, gradient, hessian
 
     def _sums(

@@ -89,6 +89,9 @@ class Windows:
             masses = self.masses(chunk)
             return work(self.as_shares(masses[self.eligible(masses)]))
 
+        if self.chunks == 1:
+            yield one(0)
+            return
         # The matrices are small: threads of the linear algebra library's own get into each other's way.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores()) as pool:
             yield from pool.map(one, range(self.chunks))

@@ -137,7 +137,7 @@ while loader.epoch < 3:
         state = loader.state_dict()
         done = 20 * state["epoch"] + state["step"]
         log.write(json.dumps([done, batch.samples["key"].tolist()]) + "\\n")
-        time.sleep(0.01)
+        time.sleep(0.02)
         dist.barrier()
         if done % 3 == 0 and rank == 0:
             partial = folder / "state.partial"
@@ -179,7 +179,7 @@ def killed_and_resumed(store, folder, until):
     assert torchrun(store, folder, 1).wait() == 0
     before = {step: found for step, found in logged(folder, 2).items() if step <= kept}
     after = logged(folder, 1)
-    assert min(after) == kept + 1
+    assert min(after, default=61) == kept + 1
     return before | after
 
 
@@ -192,7 +192,7 @@ def elastic(store, folder, times):
     for number in range(times):
         part = folder / str(number)
         part.mkdir()
-        assert killed_and_resumed(store, part, rng.randrange(4, 57)) == expected
+        assert killed_and_resumed(store, part, rng.randrange(4, 50)) == expected
 
 
 def test_killed_on_two_ranks_it_goes_on_on_one(store, tmp_path):
