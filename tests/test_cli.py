@@ -57,6 +57,57 @@ def test_from_scenes_to_a_map(call, tmp_path, store):
     assert (tmp_path / "runs" / "hills-2" / "best.pt").is_file()
 
 
+TARGET = "background=0.2,glacier=0.4,debris=0.35,lake=0.05"
+
+
+def test_inspect_says_what_a_target_would_give(call, store, tmp_path):
+    words = ("inspect", store.path, "--target", TARGET, "--patch", 32, "--samples", 60)
+    plan = json.loads(call(*words, "--json").stdout)["plan"]
+    assert plan["target"] == {"background": 0.2, "glacier": 0.4, "debris": 0.35, "lake": 0.05}
+    for mix in ("source", "reached", "reached_without_cap"):
+        assert sum(plan[mix].values()) == pytest.approx(1)
+    miss = {
+        k: max(abs(plan[k][c] - plan["target"][c]) for c in plan["target"]) for k in ("source", "reached")
+    }
+    assert miss["reached"] < 0.5 * miss["source"]
+    assert plan["effective_windows"] < plan["windows"] <= 36 * 9
+    assert plan["most_repeated"] == pytest.approx(8, rel=1e-3)
+    shown = call(*words).stdout
+    assert f"{100 * plan['reached']['debris']:.2f} %" in shown
+    assert "without a cap of 8" in shown
+    call(*words, "--png", "windows.png")
+    with Image.open(tmp_path / "windows.png") as opened:
+        picture = np.asarray(opened)
+    for cls in store.meta.classes[:3]:
+        colour = np.frombuffer(bytes.fromhex(cls.colour[1:]), np.uint8)
+        assert (picture == colour).all(axis=-1).sum() > 2000
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("background", "--target: 'background' is not CLASS=SHARE"),
+        ("background=much", "--target: 'background=much' is not CLASS=SHARE"),
+        ("background=1,glacir=1", "no share for glacier, debris, lake; it names background, glacir"),
+        ("background=-1,glacier=1,debris=1,lake=1", "background = -1.0, expected a share"),
+    ],
+)
+def test_a_target_that_makes_no_sense_is_one_line(call, store, target, words):
+    assert words in one_line(call("inspect", store.path, "--target", target), 2)
+
+
+def test_train_says_what_mix_it_sees_and_what_cannot_be_had(call, store):
+    small = ("--store", store.path, "--set", "train.epochs=1", "--set", "train.samples_per_epoch=16",
+             "--set", "train.batch=4", "--set", "data.patch=32")  # fmt: skip
+    mix = "data.target={background=0.1,glacier=0.2,debris=0.2,lake=0.4,moss=0.1}"
+    result = call("train", "--config", "demo", *small, "--set", mix)
+    assert result.exit_code == 0
+    said = " ".join(result.stderr.split())
+    assert "mix of pixels: background" in said
+    assert "warning: data.target: no moss in the training tiles" in said
+    assert "warning: data.target: out of reach" in said
+
+
 def test_inspect_as_json_table_and_picture(call, store, tmp_path):
     record = json.loads(call("inspect", store.path, "--json").stdout)
     assert record["tiles"] == 36

@@ -1,17 +1,19 @@
 """The weights closest to uniform whose expected mix of pixels is a target: maximum entropy.
 
-Of a window i, m_i are the pixels by class as shares of its area, and d_i = m_i − target · Σ m_i is what it
-adds to the distance from the target. The weights w_i = min(cap, exp(λ · d_i + ν)) maximise
+m_i are the pixels by class of window i, as shares of its area; M = Σ w_i m_i is what samples show, and S,
+its sum over classes, how much of it is labelled. The weights w_i = min(cap, exp(λ · m_i + ν)) maximise
 
-    entropy(w) − KL(target ‖ target + E[d] / S) / ρ    over    Σ w = 1, w ≤ cap,
+    entropy(w) − KL(target ‖ M / S) / ρ    over    Σ w = 1, w ≤ cap.
 
-where S is the mean of Σ m_i: for small ρ they reach the target where any weights do, and come as near to it
-as any where none does. A divergence and not a distance, so that a rare class which cannot be had at the
-share asked for is not given up for the others. λ and ν are the minimum of the convex dual
+For small ρ they reach the target where any weights do, and come as near to it as any where none does. A
+divergence and not a distance, so that a rare class which cannot be had at the share asked for is not given
+up for the others. For some value S', log S is replaced by the line that touches it there; λ and ν are then
+the minimum of the convex dual
 
-    Σ φ(λ · d_i + ν) − ν − Σ (target / ρ) (z + log(1 − z)),   φ' = min(cap, exp),   z = −ρ S λ
+    Σ φ(λ · m_i + ν) − ν − Σ_c (τ_c / ρ) log(1 + ρ λ_c),   φ' = min(cap, exp),   τ = S' · target
 
-(Boyd and Vandenberghe, 2004, chapter 5), found by Newton's method.
+(Boyd and Vandenberghe, 2004, chapter 5), found by Newton's method, and there M_c = τ_c / (1 + ρ λ_c). S' is
+set to the S found until it stays: each round comes nearer (majorisation; Hunter and Lange, 2004).
 """
 
 from dataclasses import dataclass, replace
@@ -23,13 +25,13 @@ from numpy.typing import NDArray
 from glacier.pipeline.windows import Windows
 
 RHO = 3e-4
-RAREST = 1e-3
-"""A smaller share than this is missed no more dearly: else one of 0 would be worth any price."""
 STEPS = 1000
 CLOSE = 1e-16
 """Newton's decrement (twice the distance to the minimum) from which one more step is the last."""
 SLACK = 1e-13
 """How much of its size a value may rise by rounding."""
+ROUNDS, STILL = 20, 1e-3
+"""Most rounds for the labelled share, and the change of it, as a share, that is none."""
 TINY, LEAST = 1e-14, 1e-6
 """Damping that no step goes without, and the least that is tried where a step does not descend."""
 DIGITS = 7
@@ -45,7 +47,7 @@ class Tilt:
     """What weights windows."""
 
     slope: Vector
-    """λ − λ · target (class,), to be multiplied by a window's pixels as shares of its area."""
+    """λ (class,), to be multiplied by a window's pixels as shares of its area."""
     level: float
     """ν"""
     cap: float
@@ -66,60 +68,57 @@ def solve(windows: Windows, target: Vector, labelled: float, cap: float) -> Tilt
 
     Args:
         windows: the candidates.
-        target: share of pixels by class (class,), positive or 0, of sum 1.
+        target: share of pixels by class (class,), of sum 1; 0 for those that no window shows alone.
         labelled: mean share of a window's area that is labelled.
         cap: most weight of a window; more than that of uniform weights.
     """
-    at = _find(windows, target, labelled, cap)
-    slope = np.round(at[:-1] - at[:-1] @ target, DIGITS)
-    return Tilt(slope, float(np.round(at[-1], DIGITS)), cap)
+    at, _ = _find(windows, target, labelled, cap)
+    return Tilt(np.round(at[:-1], DIGITS), float(np.round(at[-1], DIGITS)), cap)
 
 
-def _find(windows: Windows, target: Vector, labelled: float, cap: float) -> Vector:
-    """λ and ν (class + 1,).
+def _find(windows: Windows, target: Vector, labelled: float, cap: float) -> tuple[Vector, float]:
+    """λ and ν (class + 1,), and the labelled share they come to.
 
     Of many tiles, from where they lie for some of them; of those, from where they lie for larger ρ, since a
-    target out of reach makes all weights 0 or `cap`, and Newton's method lose its way among them.
+    target out of reach makes all weights 0 or `cap`, and Newton's method loses its way among them.
     """
     count, tiles = windows.count(), windows.tiles
     if len(tiles) < 4 * FEW:
-        at = np.append(np.zeros(len(target)), -log(count))
-        for rho in (100 * RHO, 10 * RHO, RHO):
-            at = _minimise(_Dual(windows, target, labelled, cap, rho), at)
-        return at
-    part = replace(windows, tiles=tiles[:: len(tiles) // FEW])
-    ratio = count / part.count()
-    at = _find(part, target, labelled, min(1.0, cap * ratio))
-    at[-1] -= log(ratio)
-    return _minimise(_Dual(windows, target, labelled, cap, RHO), at)
+        at, rhos = np.append(np.zeros(len(target)), -log(count)), [100 * RHO, 10 * RHO, RHO]
+    else:
+        part = replace(windows, tiles=tiles[:: len(tiles) // FEW])
+        ratio = count / part.count()
+        at, labelled = _find(part, target, labelled, min(1.0, cap * ratio))
+        rhos = [RHO]
+        at[-1] -= log(ratio)
+    for rho in rhos:
+        for _ in range(ROUNDS):
+            at = _minimise(_Dual(windows, target * labelled, cap, rho), at)
+            found = float((target * labelled / (1 + rho * at[:-1])).sum())
+            settled = abs(found - labelled) < STILL * labelled
+            labelled = found
+            if settled:
+                break
+    return at, labelled
 
 
 class _Dual:
     """The dual at (λ, ν) (class + 1,): its value, gradient and Hessian, in one pass over the windows."""
 
-    def __init__(self, windows: Windows, target: Vector, labelled: float, cap: float, rho: float) -> None:
-        self.windows, self.target, self.labelled = windows, target, labelled
-        self.soft = np.maximum(target, RAREST)
-        self.cap, self.rho = log(cap), rho
+    def __init__(self, windows: Windows, wanted: Vector, cap: float, rho: float) -> None:
+        self.windows, self.wanted, self.cap, self.rho = windows, wanted, log(cap), rho
 
     def __call__(self, at: Vector) -> tuple[float, Vector, NDArray[np.float64]]:
-        size, target = len(at), self.target
-        z = -self.rho * self.labelled * at[:-1]
-        if (z >= 1).any():
+        size, inside = len(at), 1 + self.rho * at[:-1]
+        if (inside <= 0).any():
             return inf, np.zeros(size), np.eye(size)
-        distance = np.eye(size)  # (m, 1) -> (d, 1)
-        distance[:-1, :-1] -= np.outer(np.ones(size - 1), target)
-        slope, level = at[:-1] - at[:-1] @ target, at[-1]
-        value, first, second = -level, np.zeros(size), np.zeros((size, size))
-        for part in self.windows.each(lambda shares: self._sums(shares, slope, level)):
-            value, first, second = value + part[0], first + part[1], second + part[2]
-        gradient, hessian = distance.T @ first, distance.T @ second @ distance
-        value -= float((self.soft / self.rho * (z + np.log1p(-z))).sum())
-        gradient[-1] -= 1
-        gradient[:-1] -= self.soft * self.labelled * z / (1 - z)
-        curved = self.soft * self.rho * (self.labelled / (1 - z)) ** 2
-        hessian[np.arange(size - 1), np.arange(size - 1)] += curved
-        return value, gradient, hessian
+        value, gradient, hessian = -at[-1], np.zeros(size), np.zeros((size, size))
+        for part in self.windows.each(lambda shares: self._sums(shares, at[:-1], at[-1])):
+            value, gradient, hessian = value + part[0], gradient + part[1], hessian + part[2]
+        value -= float((self.wanted / self.rho * np.log(inside)).sum())
+        gradient -= np.append(self.wanted / inside, 1)
+        hessian[np.arange(size - 1), np.arange(size - 1)] += self.wanted * self.rho / inside**2
+        return float(value), gradient, hessian
 
     def _sums(
         self, shares: NDArray[np.float64], slope: Vector, level: float

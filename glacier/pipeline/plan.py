@@ -17,6 +17,8 @@ BINS = 4096
 DIGITS = 4
 """At most so many classes tell kinds apart."""
 
+RAREST = 1e-4
+"""Least share that is aimed at: else one of 0 would be worth any price."""
 NEAR = 0.01
 """A class's share this far from the target is remarked upon."""
 
@@ -130,7 +132,8 @@ def make_plan(
         wanted = (1 - ease) * resolve_target(balance.target, names, natural)[0] + ease * natural
         cap = min(1.0, max(balance.repeats, samples / count) / samples)
         if cap * count > 1 + 1e-9:  # else every window must take all it may
-            tilt = solve(windows, wanted, float(total.sum()) / count, cap)
+            soft = np.where(natural > 0, np.maximum(wanted, RAREST), 0)
+            tilt = solve(windows, soft / soft.sum(), float(total.sum()) / count, cap)
     return _sum_up(
         windows, tilt, tuple(np.argsort(-wanted, kind="stable")[:DIGITS].tolist()), natural, count
     )
