@@ -42,6 +42,7 @@ def loader(
     augment: "str | Augment" = "d4",
     target: Mapping[str, float] | None = None,
     repeats: float = 8.0,
+    min_labelled: float = 0.05,
     seed: int = 0,
     samples_per_epoch: int = 0,
     rank: int = 0,
@@ -65,6 +66,7 @@ def loader(
         target: class -> share of the pixels you want to see, as in {"background": 0.6, "lake": 0.4};
             None: all windows are equally likely.
         repeats: how often a window may come in an epoch, at most, for the sake of the target.
+        min_labelled: share of a window's area that must be labelled.
         seed: of order and augmentation.
         samples_per_epoch: over all ranks; 0 for as many windows as cover the tiles once.
         rank: this process.
@@ -90,7 +92,7 @@ def loader(
         patch=patch or store.meta.tile_size,
         batch=batch,
         augment=augment if isinstance(augment, Augment) else Augment(augment),  # type: ignore[arg-type]
-        balance=Balance(target or {}, repeats=repeats),
+        balance=Balance(dict(target or {}), repeats=repeats, min_labelled=min_labelled),
         seed=seed,
         samples_per_epoch=samples_per_epoch,
         rank=rank,

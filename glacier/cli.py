@@ -142,7 +142,11 @@ def _found(scenes: "list[Scene]") -> str:
 @click.option(
     "--png", type=PATH, help="Draw a contact sheet of tiles and labels; with --target, of windows."
 )
-@click.option("--target", metavar="CLASS=SHARE,…", help="What balancing to this mix of pixels would give.")
+@click.option(
+    "--target",
+    metavar="CLASS=SHARE,…",
+    help="What balancing to this mix of pixels would give, all tiles with d4.",
+)
 @click.option(
     "--patch", type=click.IntRange(0), default=0, help="With --target: side of windows, px. [256]"
 )
@@ -177,8 +181,11 @@ def inspect(
     opened = Store(store or only_store(Path()))
     summary = summarise(opened)
     outlook = None
-    if target:
-        outlook = look_ahead(opened, parse_target(target), patch=patch, repeats=repeats, samples=samples)
+    if target is not None:
+        asked = parse_target(target)
+        outlook = look_ahead(opened, asked, patch=patch, repeats=repeats, samples=samples)
+        for words in outlook.plan.warnings(opened.meta.class_names, asked):
+            console.warn(words)
     if as_json:
         click.echo(json.dumps(summary.to_json() | ({"plan": outlook.to_json()} if outlook else {})))
     else:

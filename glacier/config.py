@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 from types import GenericAlias
 from typing import Any, Self, get_args, get_origin
@@ -91,7 +92,7 @@ class TrainConfig:
         for key in ("weight_decay", "samples_per_epoch", "fold"):
             _at_least(f"train.{key}", getattr(self, key), 0)
         _check_seed("train.seed", self.seed)
-        if not self.lr > 0:
+        if not 0 < self.lr < inf:
             raise UsageError(f"train.lr: {self.lr}, expected more than 0")
 
 
@@ -204,5 +205,5 @@ def _check_seed(key: str, value: int) -> None:
 
 
 def _at_least(key: str, value: float, least: float) -> None:
-    if value < least:
+    if not least <= value < inf:
         raise UsageError(f"{key}: {value}, expected at least {least}")

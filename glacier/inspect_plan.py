@@ -152,12 +152,14 @@ def parse_target(text: str) -> dict[str, float]:
     target = {}
     for item in text.split(","):
         name, equals, share = (part.strip() for part in item.partition("="))
+        known = name in target
         try:
             target[name] = float(share)
         except ValueError:
             equals = ""
-        if not (equals and name):
+        if known or not (equals and name):
             raise UsageError(
-                f"--target: {item!r} is not CLASS=SHARE, expected e.g. background=0.6,lake=0.4"
+                f"--target: {item!r} is not CLASS=SHARE with a new class, expected e.g. "
+                "background=0.6,lake=0.4"
             )
     return target

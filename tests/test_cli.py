@@ -87,6 +87,8 @@ def test_inspect_says_what_a_target_would_give(call, store, tmp_path):
     ("target", "words"),
     [
         ("background", "--target: 'background' is not CLASS=SHARE"),
+        ("background=1,background=2", "--target: 'background=2' is not CLASS=SHARE with a new class"),
+        ("", "--target: '' is not CLASS=SHARE"),
         ("background=much", "--target: 'background=much' is not CLASS=SHARE"),
         ("background=1,glacir=1", "no share for glacier, debris, lake; it names background, glacir"),
         ("background=-1,glacier=1,debris=1,lake=1", "background = -1.0, expected a share"),

@@ -9,7 +9,7 @@ from glacier.config import Config, shipped
 from glacier.errors import UsageError
 
 
-@pytest.mark.parametrize("name", ["demo", "hkh_pretrain"])
+@pytest.mark.parametrize("name", ["demo", "finetune", "hkh_pretrain"])
 def test_shipped_configurations_load(name):
     assert Config.load(shipped(name)) != Config()
 
@@ -44,6 +44,10 @@ def test_settings_go_over_the_file():
         ("train.epochs=true", "True, expected int"),
         ("train.epochs=0", "expected at least 1"),
         ("train.lr=-1", "expected more than 0"),
+        ("train.lr=inf", "expected more than 0"),
+        ("train.weight_decay=nan", "expected at least 0"),
+        ("data.anneal=2", "expected 0 to 1"),
+        ("data.target={lake=true}", "data.target.lake: True, expected float"),
         ("data.bands=[1]", "1, expected str"),
         ("epochs=3", "expected section.key=value"),
         ("train=3", "expected section.key=value"),

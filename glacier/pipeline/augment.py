@@ -124,21 +124,19 @@ def _signed(drawn: NDArray[np.uint64]) -> NDArray[np.float64]:
     return np.asarray((drawn >> np.uint64(11)) * 2.0**-52 - 1, np.float64)
 
 
-def seen_rows(augment: Augment, patch: int, drift: NDArray[np.int64]) -> NDArray[np.float64]:
+def seen_rows(augment: Augment, patch: int) -> NDArray[np.float64]:
     """Rows that an interpolating preset sees of a window at row 0, evenly drawn over all it may draw.
 
     Args:
         augment: the preset.
         patch: side of the window, px.
-        drift: how much further down and right samples may start, px, all equally likely.
 
     Returns:
         Rows, px, each as likely as any other (n,).
     """
-    draws, points = 128 * len(drift), 16
+    draws, points = 1024, 16
     samples = np.zeros(draws, [("y", "i4"), ("x", "i4"), ("key", "u8")])
     samples["key"] = np.arange(draws)
-    samples["y"] = np.resize(drift, draws)
     matrix = matrices(samples, augment, patch)
     at = (np.arange(points) + 0.5) * patch / points
     x, y = np.meshgrid(at, at)

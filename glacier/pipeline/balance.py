@@ -83,14 +83,15 @@ def _find(windows: Windows, target: Vector, labelled: float, cap: float) -> tupl
     target out of reach makes all weights 0 or `cap`, and Newton's method loses its way among them.
     """
     count, tiles = windows.count(), windows.tiles
-    if len(tiles) < 4 * FEW:
-        at, rhos = np.append(np.zeros(len(target)), -log(count)), [100 * RHO, 10 * RHO, RHO]
-    else:
+    at, rhos = np.append(np.zeros(len(target)), -log(count)), [100 * RHO, 10 * RHO, RHO]
+    if len(tiles) >= 4 * FEW:
         part = replace(windows, tiles=tiles[:: len(tiles) // FEW])
-        ratio = count / part.count()
-        at, labelled = _find(part, target, labelled, min(1.0, cap * ratio))
-        rhos = [RHO]
-        at[-1] -= log(ratio)
+        shown = sum(part.each(lambda shares: shares.sum(axis=0)))
+        if (shown > 0)[target > 0].all():  # else what the part lacks would be worth any price there
+            ratio = count / part.count()
+            at, labelled = _find(part, target, labelled, min(1.0, cap * ratio))
+            rhos = [RHO]
+            at[-1] -= log(ratio)
     for rho in rhos:
         for _ in range(ROUNDS):
             at = _minimise(_Dual(windows, target * labelled, cap, rho), at)

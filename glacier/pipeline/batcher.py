@@ -78,11 +78,10 @@ class Recipe:
 
     def draw(self, samples: Samples) -> Drawn:
         """What is to be done to samples."""
-        lit = self.inputs and self.augment.lights
-        return Drawn(
-            matrices(samples, self.augment, self.patch),
-            lights(samples, self.augment, self.inputs.optical) if self.inputs and lit else None,
-        )
+        light = None
+        if self.inputs and self.augment.lights:
+            light = lights(samples, self.augment, self.inputs.optical)
+        return Drawn(matrices(samples, self.augment, self.patch), light)
 
 
 class Batcher(ABC):

@@ -67,16 +67,22 @@ def build(
     # Depth 1: the loader's own thread runs ahead of the consumer.
     pipeline = Pipeline(batch_size=count, num_threads=threads, device_id=device, prefetch_queue_depth=1)
     with pipeline:
-        image = fn.external_source(name="image", layout="HWC", no_copy=True)
-        label = fn.external_source(name="label", layout="HWC", no_copy=True)
-        matrix = fn.external_source(name="matrix") if moves else None
-        light = fn.external_source(name="light", layout="HWC") if constants else None
-        if device is not None:
-            image, label = image.gpu(), label.gpu()
-            light = light and light.gpu()
-        pipeline.set_outputs(*graph(image, label, matrix, light, constants, size))
+        pipeline.set_outputs(*nodes(moves, size, device is not None, constants))
     pipeline.build()
     return pipeline
+
+
+def nodes(moves: bool, size: int, gpu: bool, constants: Constants | None) -> tuple[Any, Any]:
+    """The graph from its sources on, in the pipeline that is being made."""
+    image, label = (
+        fn.external_source(name=name, layout="HWC", no_copy=True) for name in ("image", "label")
+    )
+    matrix = fn.external_source(name="matrix") if moves else None
+    light = fn.external_source(name="light", layout="HWC") if constants else None
+    if gpu:
+        image, label = image.gpu(), label.gpu()
+        light = None if light is None else light.gpu()
+    return graph(image, label, matrix, light, constants, size)
 
 
 def run(

@@ -85,6 +85,8 @@ class Loader:
         """
         self.store, self.balance, self.augment = store, balance or Balance(), augment
         self.anneal, self.epochs = anneal, epochs
+        if not 0 <= anneal <= 1 or (anneal and epochs < 1):
+            raise UsageError(f"data.anneal: {anneal} of {epochs} epochs, expected 0 to 1 of at least one")
         self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
         check_share(batch, rank, world)
         covering = len(tiles) * (store.meta.tile_size // patch) ** 2 if patch else 0
@@ -152,6 +154,8 @@ class Loader:
         Raises:
             UsageError: the order would be another, for another seed, batch, store or plan.
         """
+        if set(state) != set(self.state_dict()):
+            raise UsageError(f"a state of {_short(sorted(state))}, expected what `state_dict` gave")
         then = {"data.seed": state["seed"], **state["depends"]}
         now = {"data.seed": self.seed, **self._depends()}
         for name, value in then.items():
@@ -189,7 +193,10 @@ class Loader:
 
 
 def eased(epoch: int, epochs: int, anneal: float) -> float:
-    """How far an epoch's mix has gone back to the natural one: 0 until the last `anneal` of all."""
+    """How far an epoch's mix has gone back to the natural one: 0 until the last `anneal` of all.
+
+    In the last epoch it is 1 wherever `anneal` is not 0, however small its share.
+    """
     if not anneal:
         return 0.0
     return float(np.clip(1 - (epochs - 1 - epoch) / (anneal * epochs), 0, 1))

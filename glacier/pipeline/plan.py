@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from glacier.errors import GlacierError, UsageError
 from glacier.pipeline.balance import Tilt, solve, uniform
@@ -42,7 +43,9 @@ class Balance:
         Raises:
             UsageError: one is out of range.
         """
-        for name, share in self.target.items():
+        plain = {name: float(share) for name, share in self.target.items()}
+        object.__setattr__(self, "target", plain)
+        for name, share in plain.items():
             if not 0 <= share <= 1e6:
                 raise UsageError(f"data.target: {name} = {share}, expected a share, as in debris = 0.4")
         if self.target and not sum(self.target.values()) > 0:
@@ -116,6 +119,12 @@ def make_plan(
         UsageError: a target that does not name the classes there are.
         GlacierError: no window holds a labelled pixel, or enough of them.
     """
+    # The matrices are small: threads of the linear algebra library's own get into each other's way.
+    with threadpool_limits(1, "blas"):
+        return _make_plan(windows, names, balance, samples, ease)
+
+
+def _make_plan(windows: Windows, names: Sequence[str], balance: Balance, samples: int, ease: float) -> Plan:
     total, count = np.zeros(len(names)), 0
     for shown, some in windows.each(lambda shares: (shares.sum(axis=0), len(shares))):
         total, count = total + shown, count + some
@@ -131,7 +140,7 @@ def make_plan(
     if balance.target and ease < 1:
         wanted = (1 - ease) * resolve_target(balance.target, names, natural)[0] + ease * natural
         cap = min(1.0, max(balance.repeats, samples / count) / samples)
-        if cap * count > 1 + 1e-9:  # else every window must take all it may
+        if cap * count > 1 + 1e-4:  # else every window must take all it may
             soft = np.where(natural > 0, np.maximum(wanted, RAREST), 0)
             tilt = solve(windows, soft / soft.sum(), float(total.sum()) / count, cap)
     return _sum_up(

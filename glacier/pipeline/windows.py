@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from glacier.errors import UsageError
 from glacier.machine import cores
@@ -69,10 +68,8 @@ class Windows:
         counts = self.histogram[tiles].astype(np.float64)
         count, blocks, _, classes = counts.shape
         rows = self.coverage.T @ counts.reshape(count, blocks, blocks * classes)
-        both = rows.reshape(count * self.side, -1) @ np.kron(self.coverage, np.eye(classes)).astype(
-            rows.dtype
-        )
-        return np.asarray(both, np.float64).reshape(-1, classes)
+        both = self.coverage.T @ rows.reshape(count, self.side, blocks, classes)
+        return np.asarray(both.reshape(-1, classes))
 
     def eligible(self, masses: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which windows hold a labelled pixel, and enough of them (n,)."""
@@ -92,8 +89,7 @@ class Windows:
         if self.chunks == 1:
             yield one(0)
             return
-        # The matrices are small: threads of the linear algebra library's own get into each other's way.
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             yield from pool.map(one, range(self.chunks))
 
     def as_shares(self, masses: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -145,16 +141,15 @@ def _coverage(blocks: int, patch: int, augment: Augment) -> NDArray[np.float64]:
     drawn matrices.
     """
     corners = BLOCK * np.arange(blocks - patch // BLOCK + 1)
-    drift = np.arange(-JITTER, JITTER + 1)
+    first = (corners[:, None] + np.arange(-JITTER, JITTER + 1)).clip(0, corners[-1])
     if not augment.interpolates:
-        first = (corners[:, None] + drift).clip(0, corners[-1])
         rows = np.arange(blocks * BLOCK)[:, None, None]
         seen = ((rows >= first) & (rows < first + patch)).mean(axis=2)
         seen = seen.reshape(blocks, BLOCK, -1).mean(axis=1)
     else:
-        places = np.floor(seen_rows(augment, patch, drift)[:, None] + corners).astype(np.int64) // BLOCK
-        seen = np.stack(
-            [np.bincount(p[(p >= 0) & (p < blocks)], minlength=blocks) for p in places.T], axis=1
-        )
-        seen = seen * (patch / BLOCK) / len(places)
+        look = seen_rows(augment, patch)[:, None]
+        places = [np.floor((look + starts) / BLOCK).astype(np.int64) for starts in first]
+        inside = [place[(place >= 0) & (place < blocks)] for place in places]
+        seen = np.stack([np.bincount(place, minlength=blocks) for place in inside], axis=1)
+        seen = seen * (patch / BLOCK) / places[0].size
     return np.asarray(np.rint(seen * FINE) / FINE)

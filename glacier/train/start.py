@@ -39,8 +39,9 @@ def start_training(
     resolved = resolved.replaced("data", store=str(path))
     if config is None and resolved.data.patch > opened.meta.tile_size:
         resolved = resolved.replaced("data", patch=opened.meta.tile_size)
-    if config is None and not set(opened.meta.class_names) <= set(resolved.data.target):
-        resolved = resolved.replaced("data", target={})  # made for other classes
+    foreign = not set(opened.meta.class_names) <= set(resolved.data.target)
+    if config is None and foreign and not any(s.strip().startswith("data.target") for s in given):
+        resolved = resolved.replaced("data", target={})  # shipped for other classes
     with join_ranks() as ranks:
         folder = out or new_run(path.stem)
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):

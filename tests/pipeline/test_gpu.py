@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 import nvidia.dali.backend as backend
-import nvidia.dali.fn as fn
 import pytest
 import torch
 from nvidia.dali import Pipeline
@@ -21,12 +20,9 @@ from tests.pipeline.test_graph import check_affine, windows
 @pytest.mark.parametrize("interpolates", [False, True])
 def test_every_operator_of_the_graph_exists_for_the_gpu_and_stands_there(interpolates):
     """Read off the graph as it is built for a GPU, which needs none until it is run."""
+    constants = Constants(*(np.ones(3, np.float32),) * 2, np.ones(3, np.int16))
     with Pipeline(batch_size=2, num_threads=1, device_id=0):
-        image, label, light = (fn.external_source(name=n, layout="HWC").gpu() for n in ("i", "l", "g"))
-        constants = Constants(*(np.ones(3, np.float32),) * 2, np.ones(3, np.int16))
-        matrix = fn.external_source(name="matrix")
-        given = (light, constants) if interpolates else (None, None)
-        outputs = module.graph(image, label, matrix, *given, 64)
+        outputs = module.nodes(True, 64, True, constants if interpolates else None)
     todo, used = list(outputs), {}
     while todo:
         node = todo.pop()

@@ -214,6 +214,30 @@ def test_many_tiles_weigh_as_few_do(monkeypatch):
     np.testing.assert_allclose(*mixes, atol=0.02)
 
 
+@pytest.mark.parametrize("labelled", [slice(None), slice(1, None, 2)])
+def test_a_part_that_lacks_a_class_is_not_started_from(monkeypatch, labelled):
+    """A class in one tile that the part misses; and a part that holds no label at all."""
+    made = histogram(400, lake=0.001)
+    made[..., 3] = 0
+    made[1, 2:5, 2:5] = (0, 0, 0, 1024)
+    kept = np.zeros_like(made)
+    kept[labelled] = made[labelled]
+    whole = planned(kept)
+    monkeypatch.setattr(balance, "FEW", 100)
+    parts = planned(kept)
+    np.testing.assert_allclose(parts.reached, whole.reached, atol=1e-5)
+    assert parts.most * 4096 <= 8 * (1 + 1e-6)
+
+
+def test_affine_of_no_amount_sees_what_d4_sees():
+    still = Augment("affine", rotate=0, scale=0, shift=0)
+    for patch in (32, 64, 256):
+        one, two = (candidates(histogram(3), np.arange(3), patch, a).masses(0) for a in (still, D4))
+        np.testing.assert_allclose(one, two, atol=0.02 * patch**2)
+    full = candidates(histogram(3), np.arange(3), 256, still).masses(0).sum(axis=1)
+    np.testing.assert_allclose(full, 256**2, rtol=1e-3)
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -228,7 +252,7 @@ def test_a_class_that_there_is_not_is_dropped():
     ("make", "words"),
     [
         (lambda: planned(histogram(9), {"glacier": 1.0}), "no share for background, debris, lake"),
-        (lambda: Balance({"lake": -1}), "lake = -1, expected a share"),
+        (lambda: Balance({"lake": -1}), "lake = -1.0, expected a share"),
         (lambda: Balance({"lake": float("nan")}), "lake = nan, expected a share"),
         (lambda: Balance({"lake": 0}), "all shares are 0"),
         (lambda: Balance(repeats=0.5), "data.repeats: 0.5, expected at least 1"),

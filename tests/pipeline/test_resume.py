@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +87,17 @@ def test_what_would_change_the_order_is_refused(store, options, words):
         loader(store, **options).load_state_dict(state)
 
 
+def test_what_is_no_state_is_refused(store):
+    with pytest.raises(UsageError, match=r"a state of \['epoch'\], expected what `state_dict` gave"):
+        loader(store).load_state_dict({"epoch": 3})
+
+
+@pytest.mark.parametrize(("anneal", "epochs"), [(0.5, 0), (-1, 4), (2, 4)])
+def test_annealing_needs_an_end(store, anneal, epochs):
+    with pytest.raises(UsageError, match="data.anneal"):
+        loader(store, anneal=anneal, epochs=epochs)
+
+
 def test_another_store_is_refused_and_another_path_is_not(store, tmp_path, mountains):
     state = loader(store).state_dict()
     with Store(shutil.copytree(store.path, tmp_path / "moved.zarr")) as moved:
@@ -114,8 +126,8 @@ def test_the_mix_glides_back_at_the_end(store):
         one._plan(0.5).reached,
         plan.natural,
     ]
-    assert abs(plan.reached - plan.natural).max() > 0.05
-    np.testing.assert_allclose(mixes, wanted, atol=0.05)
+    assert abs(plan.reached - plan.natural).max() > 0.2
+    np.testing.assert_allclose(mixes, wanted, atol=0.03)
 
 
 PROGRAM = """
@@ -131,6 +143,7 @@ loader = glacier.loader(store, batch=8, patch=32, seed=7, samples_per_epoch=160,
 saved = folder / "state.json"
 if saved.exists():
     loader.load_state_dict(json.loads(saved.read_text()))
+(folder / f"pid.{rank}").write_text(str(os.getpid()))
 log = (folder / f"{world}.{rank}").open("a", buffering=1)
 while loader.epoch < 3:
     for batch in loader:
@@ -148,12 +161,12 @@ dist.destroy_process_group()
 
 
 def torchrun(store, folder, world):
-    """Start the program above on `world` ranks, in a session of its own."""
+    """Start the program above on `world` ranks."""
     program = folder / "program.py"
     program.write_text(PROGRAM)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
     command = [sys.executable, *launch, str(program), str(store.path), str(folder)]
-    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 
 def logged(folder, world):
@@ -166,14 +179,26 @@ def logged(folder, world):
     return steps
 
 
+def running(process):
+    """Whether a process is there, and no mere entry in the table."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (OSError, IndexError):
+        return False
+
+
 def killed_and_resumed(store, folder, until):
     """Two ranks killed at step `until`, then one that goes on: keys by step, of those that count."""
     both, log = torchrun(store, folder, 2), folder / "2.0"
     while not log.exists() or len(log.read_text().splitlines()) < until:
         assert both.poll() is None
         time.sleep(0.002)
-    os.killpg(both.pid, signal.SIGKILL)
+    both.kill()  # torchrun's own process; its workers stand in sessions of their own
+    for file in folder.glob("pid.*"):
+        os.kill(int(file.read_text()), signal.SIGKILL)
     assert both.wait() == -signal.SIGKILL
+    while any(running(int(file.read_text())) for file in folder.glob("pid.*")):
+        time.sleep(0.01)
     state = json.loads((folder / "state.json").read_text())
     kept = 20 * state["epoch"] + state["step"]
     assert torchrun(store, folder, 1).wait() == 0
