@@ -16,7 +16,6 @@ from typing import Any
 
 import click
 import numpy as np
-import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
@@ -26,6 +25,7 @@ from rich.table import Table
 from scipy import ndimage
 
 from benchmarks.host import machine
+from benchmarks.tiles import CLASS_VALUES, write
 from glacier.ingest.plan import Options
 from glacier.ingest.write import ingest
 from glacier.pipeline.augment import Augment
@@ -39,7 +39,6 @@ from glacier.store.reader import Store
 
 NAMES = ("background", "glacier", "debris", "lake")
 TARGET = dict(zip(NAMES, (0.10, 0.35, 0.40, 0.15), strict=True))
-VALUES = np.array([0, 85, 170, 255], np.uint8)
 TILE, PATCH = 512, 128
 LARGE, SMALL = (60, 110), (4, 9)
 """Radii of lakes, px: of the store whose target windows of `PATCH` px can reach, and of the other."""
@@ -54,16 +53,11 @@ def make_lakes(out: Path, radius: tuple[int, int], scenes: int = 120) -> Path:
         label = _label(rng, radius if place % 12 == 0 else None)
         image = rng.integers(1, 255, (1, TILE, TILE)).astype(np.uint8)
         corner = Affine.translation(480000 + place % 16 * 20000, 3110000 - place // 16 * 20000)
-        for name, pixels in ((f"s{place:03d}", image), (f"s{place:03d}_label", VALUES[label][None])):
-            path = source / f"s{place:03d}" / f"{name}.tif"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            nodata = None if name.endswith("label") else 0
-            with rasterio.open(
-                path, "w", driver="GTiff", count=1, height=TILE, width=TILE, dtype="uint8",
-                crs="EPSG:32645", transform=corner @ Affine.scale(30, -30), nodata=nodata,
-            ) as file:  # fmt: skip
-                file.write(pixels)
-                file.descriptions = ("red",)
+        here = corner @ Affine.scale(30, -30)
+        folder = source / f"s{place:03d}"
+        folder.mkdir(parents=True)
+        write(folder / f"{folder.name}.tif", image, here, ("red",), 0)
+        write(folder / f"{folder.name}_label.tif", CLASS_VALUES[label][None], here, ("label",), None)
     ingest(source, find_scenes(source), out, Options(tile_size=TILE, bands=""), workers=1)
     return out
 

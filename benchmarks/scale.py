@@ -60,9 +60,10 @@ def write_histogram(path: Path, tiles: int) -> None:
 def measure(path: Path, tiles: int, answers: Any) -> None:
     """Seconds and memory of one size, MiB beyond the mapped histogram."""
     counts = np.memmap(path, np.uint16, "r", shape=(tiles, BLOCKS, BLOCKS, 4))
-    before, samples = _own_mib(), tiles * (BLOCKS * 32 // PATCH) ** 2
+    before = _own_mib()
     start = time.perf_counter()
     windows = candidates(counts, np.arange(tiles), PATCH, D4, 0.05)
+    samples = windows.covering
     plan = make_plan(windows, NAMES, Balance(TARGET), samples)
     planned = time.perf_counter()
     kept = _own_mib()

@@ -72,8 +72,8 @@ def make_tiles(folder: Path, kind: Kind, count: int = 96, size: int = 512) -> Ti
         (folder / name).mkdir(parents=True)
         images.append(folder / name / f"{name}.tif")
         labels.append(folder / name / f"{name}_label.tif")
-        _write(images[-1], image, here, BANDS[kind], NODATA)
-        _write(labels[-1], CLASS_VALUES[label][None], here, ("label",), None)
+        write(images[-1], image, here, BANDS[kind], NODATA)
+        write(labels[-1], CLASS_VALUES[label][None], here, ("label",), None)
     mean = total[1] / total[0]
     return Tiles(folder, tuple(images), tuple(labels), size, mean, np.sqrt(total[2] / total[0] - mean**2))
 
@@ -115,7 +115,7 @@ def _field(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
     return np.asarray((hills - hills.mean()) / hills.std(), np.float32)
 
 
-def _write(
+def write(
     path: Path,
     pixels: NDArray[np.uint16] | NDArray[np.uint8],
     transform: Affine,

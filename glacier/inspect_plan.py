@@ -133,10 +133,9 @@ def look_ahead(
         UsageError: a target or patch that does not fit the store.
     """
     balance = Balance(target, repeats)
-    size = store.meta.tile_size
-    patch = patch or min(USUAL, size)
+    patch = patch or min(USUAL, store.meta.tile_size)
     windows = candidates(store.histogram, np.arange(len(store)), patch, D4, balance.min_labelled)
-    samples = samples or len(store) * (size // patch) ** 2
+    samples = samples or windows.covering
     names = store.meta.class_names
     plan = make_plan(windows, names, balance, samples)
     free = make_plan(windows, names, replace(balance, repeats=float(samples)), samples)

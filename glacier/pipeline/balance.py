@@ -63,33 +63,36 @@ def uniform(count: int, classes: int) -> Tilt:
     return Tilt(np.zeros(classes), -log(count), 1.0)
 
 
-def solve(windows: Windows, target: Vector, labelled: float, cap: float) -> Tilt:
+def solve(windows: Windows, count: int, target: Vector, labelled: float, cap: float) -> Tilt:
     """The tilt whose expected mix is `target`, or the nearest to it.
 
     Args:
         windows: the candidates.
+        count: how many of them are eligible.
         target: share of pixels by class (class,), of sum 1; 0 for those that no window shows alone.
         labelled: mean share of a window's area that is labelled.
         cap: most weight of a window; more than that of uniform weights.
     """
-    at, _ = _find(windows, target, labelled, cap)
+    at, _ = _find(windows, count, target, labelled, cap)
     return Tilt(np.round(at[:-1], DIGITS), float(np.round(at[-1], DIGITS)), cap)
 
 
-def _find(windows: Windows, target: Vector, labelled: float, cap: float) -> tuple[Vector, float]:
+def _find(
+    windows: Windows, count: int, target: Vector, labelled: float, cap: float
+) -> tuple[Vector, float]:
     """λ and ν (class + 1,), and the labelled share they come to.
 
     Of many tiles, from where they lie for some of them; of those, from where they lie for larger ρ, since a
     target out of reach makes all weights 0 or `cap`, and Newton's method loses its way among them.
     """
-    count, tiles = windows.count(), windows.tiles
+    tiles = windows.tiles
     at, rhos = np.append(np.zeros(len(target)), -log(count)), [100 * RHO, 10 * RHO, RHO]
     if len(tiles) >= 4 * FEW:
         part = replace(windows, tiles=tiles[:: len(tiles) // FEW])
-        shown = sum(part.each(lambda shares: shares.sum(axis=0)))
+        shown, some = part.totals()
         if (shown > 0)[target > 0].all():  # else what the part lacks would be worth any price there
-            ratio = count / part.count()
-            at, labelled = _find(part, target, labelled, min(1.0, cap * ratio))
+            ratio = count / some
+            at, labelled = _find(part, some, target, labelled, min(1.0, cap * ratio))
             rhos = [RHO]
             at[-1] -= log(ratio)
     for rho in rhos:

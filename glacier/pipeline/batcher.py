@@ -79,7 +79,7 @@ class Recipe:
     def draw(self, samples: Samples) -> Drawn:
         """What is to be done to samples."""
         light = None
-        if self.inputs and self.augment.lights:
+        if self.inputs and (self.augment.lights or self.augment.interpolates):  # its graph takes one always
             light = lights(samples, self.augment, self.inputs.optical)
         return Drawn(matrices(samples, self.augment, self.patch), light)
 

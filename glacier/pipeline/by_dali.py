@@ -4,7 +4,6 @@ import threading
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
@@ -56,7 +55,7 @@ class DaliBatcher(Batcher):
         if not self._pipeline:  # its graph would hand out `buffer` itself, and not keep it
             image, label = torch.from_numpy(buffer.image), torch.from_numpy(buffer.label)
         else:
-            light = self._light(drawn, len(buffer.label)) if self._standardises else None
+            light = drawn.light if self._standardises else None
             with self._one_at_a_time:  # two loops over one loader share the pipeline
                 parts = run(self._pipeline, buffer, drawn.matrix, light)
                 image, label = (from_dlpack(part) for part in parts)
@@ -66,9 +65,3 @@ class DaliBatcher(Batcher):
             lit = None if drawn.light is None else torch.from_numpy(drawn.light).to(image.device)
             image = self._inputs(image, lit)
         return image, label
-
-    def _light(self, drawn: Drawn, count: int) -> NDArray[np.float32]:
-        """The samples' lights, those that change nothing if there are none (N, 2, B)."""
-        if drawn.light is not None:
-            return drawn.light
-        return np.tile(np.array([[1], [0]], np.float32), (count, 1, self.recipe.window.bands))

@@ -89,9 +89,8 @@ class Loader:
             raise UsageError(f"data.anneal: {anneal} of {epochs} epochs, expected 0 to 1 of at least one")
         self.batch, self.seed, self.rank, self.world = batch, seed, rank, world
         check_share(batch, rank, world)
-        covering = len(tiles) * (store.meta.tile_size // patch) ** 2 if patch else 0
-        self.steps = steps_per_epoch(samples_per_epoch or covering, batch)
         self._windows = candidates(store.histogram, tiles, patch, augment, self.balance.min_labelled)
+        self.steps = steps_per_epoch(samples_per_epoch or self._windows.covering, batch)
         self.plan = self._plan(0.0)
         """What orders are drawn from, before annealing."""
         read = store.meta.tile_size if augment.interpolates else patch
@@ -154,10 +153,10 @@ class Loader:
         Raises:
             UsageError: the order would be another, for another seed, batch, store or plan.
         """
-        if set(state) != set(self.state_dict()):
+        own = self.state_dict()
+        if set(state) != set(own):
             raise UsageError(f"a state of {_short(sorted(state))}, expected what `state_dict` gave")
-        then = {"data.seed": state["seed"], **state["depends"]}
-        now = {"data.seed": self.seed, **self._depends()}
+        then, now = ({"data.seed": s["seed"], **s["depends"]} for s in (state, own))
         for name, value in then.items():
             if now.get(name) != value:
                 raise UsageError(

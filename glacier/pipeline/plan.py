@@ -125,9 +125,7 @@ def make_plan(
 
 
 def _make_plan(windows: Windows, names: Sequence[str], balance: Balance, samples: int, ease: float) -> Plan:
-    total, count = np.zeros(len(names)), 0
-    for shown, some in windows.each(lambda shares: (shares.sum(axis=0), len(shares))):
-        total, count = total + shown, count + some
+    total, count = windows.totals()
     if not count:
         least = f"at least {windows.least:.0%} labelled pixels" if windows.least else "a labelled pixel"
         raise GlacierError(
@@ -142,7 +140,7 @@ def _make_plan(windows: Windows, names: Sequence[str], balance: Balance, samples
         cap = min(1.0, max(balance.repeats, samples / count) / samples)
         if cap * count > 1 + 1e-4:  # else every window must take all it may
             soft = np.where(natural > 0, np.maximum(wanted, RAREST), 0)
-            tilt = solve(windows, soft / soft.sum(), float(total.sum()) / count, cap)
+            tilt = solve(windows, count, soft / soft.sum(), float(total.sum()) / count, cap)
     return _sum_up(
         windows, tilt, tuple(np.argsort(-wanted, kind="stable")[:DIGITS].tolist()), natural, count
     )

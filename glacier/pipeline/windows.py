@@ -50,6 +50,11 @@ class Windows:
         return int(self.coverage.shape[1])
 
     @property
+    def covering(self) -> int:
+        """As many samples as cover the tiles once."""
+        return len(self.tiles) * (len(self.coverage) * BLOCK // self.patch) ** 2
+
+    @property
     def step(self) -> int:
         """Tiles per chunk."""
         return max(1, min(CHUNK, WINDOWS // self.side**2))
@@ -96,9 +101,12 @@ class Windows:
         """Masses as shares of a window's area."""
         return masses / self.patch**2
 
-    def count(self) -> int:
-        """How many windows are eligible."""
-        return sum(self.each(len))
+    def totals(self) -> tuple[NDArray[np.float64], int]:
+        """Over all eligible windows: their shares summed by class (class,), and how many there are."""
+        shown, count = np.zeros(self.histogram.shape[-1]), 0
+        for some, windows in self.each(lambda shares: (shares.sum(axis=0), len(shares))):
+            shown, count = shown + some, count + windows
+        return shown, count
 
     def place(self, chunk: int, window: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tile and corner (row, column), px, of windows of a chunk (n,), (n, 2)."""
