@@ -207,44 +207,113 @@ def inspect(
 )
 @click.option("--store", type=PATH, help="Default: the only *.zarr here.")
 @click.option("--out", type=PATH, help="The run; default: a new folder runs/STORE-N.")
-@click.option("--fold", type=click.IntRange(0), help="The fold held out for validation.")
+@click.option("--fold", metavar="K|all", help="The fold held out for validation; all: one run per fold.")
+@click.option(
+    "--resume", is_flag=False, flag_value="", metavar="[RUN]", help="Go on with RUN (the newest)."
+)
+@click.option("--init", type=PATH, metavar="RUN", help="Start from a run's or an exported file's weights.")
+@click.option("--time-limit", metavar="T", help="Save and end before T has passed: 11h30m, 45m.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="e.g. train.epochs=10")
 def train(
-    config: Path | None, store: Path | None, out: Path | None, fold: int | None, settings: tuple[str, ...]
+    config: Path | None,
+    store: Path | None,
+    out: Path | None,
+    fold: str | None,
+    resume: str | None,
+    init: Path | None,
+    time_limit: str | None,
+    settings: tuple[str, ...],
 ) -> None:
     """Train a network on a store; under torchrun, on every rank."""
-    from glacier.train.start import start_training
+    from glacier.train.checkpoint import LAST
+    from glacier.train.start import Request, newest_run, start_training
+    from glacier.train.stop import parse_duration
 
-    start_training(config, store, out, fold, settings)
+    if fold is not None and fold != "all" and not fold.isdecimal():
+        raise click.BadParameter(f"{fold!r}, expected a number or all", param_hint="--fold")
+    start_training(
+        Request(
+            config=config,
+            store=store,
+            out=out,
+            fold=fold,
+            settings=settings,
+            resume=None if resume is None else Path(resume) if resume else newest_run(LAST),
+            init=init,
+            limit=None if time_limit is None else parse_duration(time_limit),
+        )
+    )
 
 
 @main.command()
-@click.argument("run", type=PATH, required=False)
+@click.argument("runs", type=PATH, nargs=-1)
 @click.option("--store", type=PATH, help="Default: the one trained on, else the only *.zarr here.")
 @click.option("--split", type=click.Choice(["val", "train", "all"]), default="val", show_default=True)
+@click.option(
+    "--pixels",
+    type=click.Choice(["labelled", "all"]),
+    default="labelled",
+    show_default=True,
+    help="all: no data counts as background, as competitions score.",
+)
+@click.option("--tta", is_flag=True, help="Mean over the eight symmetries of each tile.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(run: Path | None, store: Path | None, split: str, as_json: bool) -> None:
-    """Score RUN (default: the newest) on the labelled pixels of a store's tiles."""
+def evaluate(
+    runs: tuple[Path, ...], store: Path | None, split: str, pixels: str, tta: bool, as_json: bool
+) -> None:
+    """Score RUNS (default: the newest) on a store's tiles; several runs are one ensemble."""
     from glacier import console
     from glacier.store.reader import Store, only_store
-    from glacier.train.evaluate import evaluate_run
+    from glacier.train.evaluate import evaluate_runs, run_store
     from glacier.train.ranks import join_ranks
     from glacier.train.report import score_table
     from glacier.train.segmenter import load_run
     from glacier.train.start import newest_run
 
-    folder = run or newest_run()
-    trained = load_run(folder)
-    own = Path(trained.config.data.store)
-    opened = Store(store or (own if own.is_dir() and own.name else only_store(Path())))
+    folders = runs or (newest_run(),)
+    trained = [load_run(folder) for folder in folders]
+    opened = Store(run_store(trained, store) or only_store(Path()))
     with join_ranks() as ranks:
-        rated = evaluate_run(trained, opened, split, ranks, console.bar)
+        rated = evaluate_runs(
+            trained, opened, split, ranks, pixels=pixels, tta=tta, track=console.bar  # type: ignore[arg-type]
+        )  # fmt: skip
     if not ranks.main:
         return
     if as_json:
-        click.echo(json.dumps({**rated.to_json(), "pixels": "labelled", "split": split}))
-    else:
-        console.out.print(score_table(rated, f"{folder} on {opened.name}, {split} tiles"))
+        click.echo(json.dumps({**rated.to_json(), "pixels": pixels, "split": split, "tta": tta}))
+        return
+    names = ", ".join(map(str, folders))
+    title = f"{names} on {opened.name}, {split} tiles{', eight symmetries' if tta else ''}"
+    console.out.print(score_table(rated, title, pixels))
+    if split == "val":
+        console.note("the best epoch and the thresholds were chosen on these tiles; expect less elsewhere")
+
+
+@main.command()
+@click.argument("run", type=PATH, required=False)
+@click.option("--html", type=PATH, help="The page; default RUN/report.html.")
+@click.option("--store", type=PATH, help="Default: the one trained on, else the only *.zarr here.")
+def report(run: Path | None, html: Path | None, store: Path | None) -> None:
+    """One page about RUN (default: the newest): curves, scores, confusion, its worst and best tiles."""
+    from glacier import console
+    from glacier.train.start import newest_run
+    from glacier.train.summary import write_report
+
+    page = write_report(run or newest_run(), html, store)
+    console.note(f"{page}: open it in a browser")
+
+
+@main.command()
+@click.argument("run", type=PATH)
+@click.argument("out", type=PATH)
+def export(run: Path, out: Path) -> None:
+    """Write RUN's weights in half precision to OUT.safetensors, with all that is needed to use them."""
+    from glacier import console
+    from glacier.train.export import export as write
+    from glacier.train.segmenter import load_run
+
+    size = write(load_run(run), out)
+    console.note(f"{out}: {size / 1e6:.1f} MB; a run to evaluate, predict and --init")
 
 
 @main.command()

@@ -57,6 +57,25 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputsConfig:
+    """What the network sees of the bands."""
+
+    log: bool = False
+    """Optical bands by their logarithm, the others as they are."""
+    validity: bool = False
+    """One more channel: 1 where any band has data, else 0."""
+    contrast: tuple[str, ...] = ()
+    """Bands that are also given as the difference from their surroundings."""
+    sigma: float = 10.0
+    """Of the Gaussian mean of these surroundings, px."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not 0 < self.sigma <= 100:
+            raise UsageError(f"inputs.sigma: {self.sigma}, expected more than 0 and at most 100 px")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The network."""
 
@@ -68,32 +87,94 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LossConfig:
+    """What is made small: a weighted sum of terms."""
+
+    terms: dict[str, float] = field(default_factory=lambda: {"focal": 0.6, "dice": 0.4})
+    """Term -> weight: cross_entropy, focal, dice, mcc, boundary_error, boundary_f1."""
+    alpha: dict[str, float] = field(default_factory=dict)
+    """Class -> weight of its pixels in focal, 1 for those not named: rarity counts once, here or in
+    data.target."""
+    ramp: dict[str, int] = field(default_factory=dict)
+    """Term -> epochs over which its weight rises to the full one."""
+    ramp_from: float = 0.05
+    """Share of the weight that a ramp begins with."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name, epochs in self.ramp.items():
+            _at_least(f"loss.ramp.{name}", epochs, 1)
+        for name, weight in self.alpha.items():
+            _at_least(f"loss.alpha.{name}", weight, 0)
+        if not 0 <= self.ramp_from <= 1:
+            raise UsageError(f"loss.ramp_from: {self.ramp_from}, expected 0 to 1")
+
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """The training."""
 
     epochs: int = 60
     batch: int = 48
-    """Samples per step, over all ranks."""
+    """Samples per micro-step, over all ranks."""
+    accumulate: int = 1
+    """Micro-steps to an optimiser step."""
     lr: float = 5e-4
     weight_decay: float = 1e-4
+    clip: float = 1.0
+    """Longest gradient, by its norm; 0: any."""
+    factor: float = 0.5
+    """Of lr, when validation MCC has not risen for more than `patience` epochs."""
+    patience: int = 5
+    """Epochs; 0: lr stays."""
+    ema: float = 0.999
+    """Decay, per optimiser step, of the moving average of the weights, which is what is validated and kept;
+    less in the first steps; 0: no average."""
     samples_per_epoch: int = 0
     """Over all ranks; 0: as many windows as cover the training tiles once."""
     fold: int = 0
     """The fold held out for validation."""
     seed: int = 0
-    """Of the network's first weights."""
+    """Of the network's first weights and its dropout."""
+    correct_prior: bool = True
+    """Undo the shift of prior that data.target brings, in validation and maps."""
+    thresholds: bool = True
+    """Choose, at the end, the offset of each class's score that gives the highest validation MCC."""
     freeze_norm: bool = False
     """Keep batch norm in evaluation mode: its statistics stay as they were initialised or loaded."""
+    freeze_encoder: int = 0
+    """Epochs at the start in which the encoder stays as it is."""
+    sync_norm: bool = False
+    """Batch norm over all ranks; on GPUs."""
+    precision: str = "auto"
+    """float32, bfloat16, float16; auto: float32 on CPUs, bfloat16 where a GPU has it, else float16."""
+    compile: bool = False
+    """torch.compile the network."""
+    save_steps: int = 200
+    """Optimiser steps between checkpoints; there is one at each epoch's end anyway."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for key in ("epochs", "batch"):
+        for key in ("epochs", "batch", "accumulate", "save_steps"):
             _at_least(f"train.{key}", getattr(self, key), 1)
-        for key in ("weight_decay", "samples_per_epoch", "fold"):
+        for key in ("weight_decay", "samples_per_epoch", "fold", "clip", "patience", "freeze_encoder"):
             _at_least(f"train.{key}", getattr(self, key), 0)
         _check_seed("train.seed", self.seed)
         if not 0 < self.lr < inf:
             raise UsageError(f"train.lr: {self.lr}, expected more than 0")
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"train.ema: {self.ema}, expected 0 to less than 1")
+        if not 0 < self.factor < 1:
+            raise UsageError(
+                f"train.factor: {self.factor}, expected between 0 and 1; train.patience=0 keeps lr"
+            )
+        if self.precision not in PRECISIONS:
+            raise UsageError(
+                f"train.precision: {self.precision!r}, expected one of {', '.join(PRECISIONS)}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +182,9 @@ class Config:
     """A whole run's settings."""
 
     data: DataConfig = field(default_factory=DataConfig)
+    inputs: InputsConfig = field(default_factory=InputsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     @classmethod
@@ -130,8 +213,10 @@ class Config:
             raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: not TOML ({error})") from error
-        for setting in settings:
-            _set(tables, setting)
+        for section, table in parse_settings(settings).items():
+            tables.setdefault(section, {})
+            if isinstance(tables[section], dict):
+                tables[section] |= table
         return cls.from_dict(tables, path.name)
 
     def replaced(self, section: str, **values: Any) -> Self:
@@ -148,8 +233,28 @@ class Config:
 
 
 def shipped(name: str) -> Path:
-    """A configuration that comes with the package: demo or hkh_pretrain."""
+    """A configuration that comes with the package: demo, finetune or hkh_pretrain."""
     return Path(str(files("glacier") / "configs" / f"{name}.toml"))
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """`section.key=value` settings as nested tables; a value is TOML, or else a bare string.
+
+    Raises:
+        UsageError: a setting of another form.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        section, dot, key = path.strip().partition(".")
+        if not (equals and dot and section and key):
+            raise UsageError(f"--set {setting}: expected section.key=value, e.g. train.epochs=10")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        tables.setdefault(section, {})[key] = value
+    return tables
 
 
 def _section(cls: type, name: str, table: Mapping[str, Any], where: str) -> Any:
@@ -176,21 +281,6 @@ def _checked(value: Any, kind: Any, where: str) -> Any:
         return value
     shown = kind if isinstance(kind, GenericAlias) else kind.__name__
     raise UsageError(f"{where}: {value!r}, expected {shown}")
-
-
-def _set(tables: dict[str, Any], setting: str) -> None:
-    """Apply one `section.key=value`; the value is TOML, or else a bare string."""
-    path, equals, text = setting.partition("=")
-    section, dot, key = path.strip().partition(".")
-    if not (equals and dot and section and key):
-        raise UsageError(f"--set {setting}: expected section.key=value, e.g. train.epochs=10")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    table = tables.setdefault(section, {})
-    if isinstance(table, dict):
-        table[key] = value
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -12,18 +12,19 @@ from glacier.config import shipped
 from glacier.errors import GlacierError
 from glacier.ingest.plan import Options
 from glacier.ingest.write import ingest
-from glacier.inspect import contact_sheet, stretches, summarise
+from glacier.inspect import contact_sheet, summarise
 from glacier.machine import cores
 from glacier.maps.command import predict_all
 from glacier.pictures import class_colours, false_colour, sheet
 from glacier.scenes.layouts import find_scenes
+from glacier.store.look import stretches
 from glacier.store.reader import Store
 from glacier.synth.write import write_synthetic
-from glacier.train.evaluate import evaluate_run
+from glacier.train.evaluate import evaluate_runs
 from glacier.train.ranks import join_ranks
 from glacier.train.report import score_table
 from glacier.train.segmenter import Trained, load_run
-from glacier.train.start import start_training
+from glacier.train.start import Request, start_training
 
 TILE = 128
 """px: four tiles per synthetic file, so that folds have room for the tiles left out between them."""
@@ -52,11 +53,11 @@ def run_demo(out: Path) -> None:
     for table in summary.tables():
         console.out.print(table)
     console.note("3/5 train")
-    run = start_training(shipped("demo"), path, out / "run", None)
+    run = start_training(Request(config=shipped("demo"), store=path, out=out / "run"))
     console.note("4/5 evaluate")
     trained = load_run(run)
     with join_ranks() as ranks:
-        rated = evaluate_run(trained, store, "val", ranks, console.bar)
+        rated = evaluate_runs([trained], store, "val", ranks, track=console.bar)
     console.note("5/5 predict")
     (mapped,) = predict_all(run, fresh, out / "maps")
     picture = out / "demo.png"

@@ -10,8 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from glacier.pictures import Picture, Stretch, class_colours, composite, enlarged, false_colour, sheet
+from glacier.pictures import class_colours, composite, enlarged, sheet
 from glacier.store.bands import Band
+from glacier.store.look import most_varied, tile_picture
 from glacier.store.reader import Store
 
 SHOWN = 10
@@ -90,23 +91,6 @@ def summarise(store: Store) -> Summary:
     return Summary(store, store.histogram.sum(axis=(0, 1, 2), dtype=np.int64))
 
 
-def stretches(bands: tuple[Band, ...]) -> list[Stretch]:
-    """What of a store's bands to show, from their 2nd to their 98th percentile."""
-    chosen = []
-    for place in composite([band.name for band in bands]):
-        s = bands[place].statistics
-        low, high = (s.p2, s.p98) if s else (0.0, 1.0)
-        chosen.append(Stretch(place, low, high))
-    return chosen
-
-
-def tile_picture(store: Store, tile: int) -> Picture:
-    """One tile in false colour (S, S, 3)."""
-    raw, bands = store.image(tile), store.meta.bands
-    pixels = np.stack([band.unpack(raw[..., i]) for i, band in enumerate(bands)], axis=-1)
-    return false_colour(pixels, stretches(bands))
-
-
 def contact_sheet(summary: Summary, path: Path) -> None:
     """Draw the tiles whose labels vary most, each over its label."""
     store, meta = summary.store, summary.store.meta
@@ -135,12 +119,3 @@ def contact_sheet(summary: Summary, path: Path) -> None:
         ],
         legend=[(cls, f"{100 * summary.mix[cls.name]:.3g} %") for cls in meta.classes],
     )
-
-
-def most_varied(store: Store, count: int) -> list[int]:
-    """Tiles whose class mix has the highest entropy, in the store's order."""
-    mass = store.histogram.sum(axis=(1, 2), dtype=np.float64)
-    share = mass / mass.sum(axis=1, keepdims=True).clip(min=1)
-    entropy = -(share * np.log(np.where(share > 0, share, 1))).sum(axis=1)
-    entropy *= mass.sum(axis=1) / mass.sum(axis=1).max().clip(min=1)
-    return sorted(np.argsort(-entropy, kind="stable")[:count].tolist())

@@ -12,12 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from glacier.errors import UsageError
-from glacier.inspect import many, tile_picture
+from glacier.inspect import many
 from glacier.pictures import class_colours, enlarged, mix_bars, sheet
 from glacier.pipeline.augment import D4
 from glacier.pipeline.order import epoch_order
 from glacier.pipeline.plan import Balance, Plan, make_plan, resolve_target
 from glacier.pipeline.windows import candidates
+from glacier.store.look import tile_picture
 from glacier.store.reader import Store
 
 SHOWN, SIDE = 16, 176

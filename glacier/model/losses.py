@@ -1,56 +1,314 @@
 """Losses as functions of sums over pixels, so that ranks can add their sums before the function."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from glacier.classes import IGNORE
+from glacier.errors import UsageError
 
-Reduce = Callable[[Tensor], Tensor]
-"""Sums of this rank -> sums over all ranks, through which this rank's gradient still flows."""
+GAMMA = 2.0
+"""Of focal: how much less sure pixels count (Lin et al., 2017)."""
+NEAR = 3
+"""px; `boundary_error` looks at pixels this near to another class."""
+THICK, TOLERANCE = 3, 5
+"""Windows of `boundary_f1`, px: of the boundary itself, and of how far off it may lie."""
+EPSILON = 1e-6
+"""Of `mcc`, as a share: what keeps its gradient finite where all predictions are one class."""
 
 
-def soft_counts(logits: Tensor, label: Tensor) -> Tensor:
-    """All that cross-entropy and Dice need to know of a batch, as sums over its labelled pixels.
+class Target(NamedTuple):
+    """What a label says, in the forms that terms need."""
 
-    Args:
-        logits: class scores (N, C, H, W).
-        label: class indices (N, H, W), 255 to be ignored.
+    truth: Tensor
+    """(N, H, W) int64 class, 0 where there is none"""
+    labelled: Tensor
+    """(N, H, W) float32, 1 or 0"""
+    one_hot: Tensor
+    """(N, C, H, W) float32, 0 where there is no label"""
 
-    Returns:
-        float64 (3, C): overlap Σ p·t, prediction Σ p, truth Σ t per class, then (2,): summed
-        cross-entropy and number of pixels; all in one vector (3 C + 2,).
+
+class Scored(NamedTuple):
+    """What a network says, in the forms that terms need."""
+
+    log_share: Tensor
+    """(N, C, H, W) logarithm of the softmax"""
+    share: Tensor
+    """(N, C, H, W) softmax, 0 where there is no label"""
+
+
+def target_of(label: Tensor, classes: int) -> Target:
+    """Forms of a label (N, H, W) of class indices, 255 to be ignored."""
+    held = label != IGNORE
+    truth = label.long().masked_fill(~held, 0)
+    # float32 on purpose: half precision cannot count beyond 2048
+    labelled = held.to(torch.promote_types(torch.get_default_dtype(), torch.float32))
+    one_hot = functional.one_hot(truth, classes).permute(0, 3, 1, 2) * labelled[:, None]
+    return Target(truth, labelled, one_hot)
+
+
+def scored(logits: Tensor, target: Target) -> Scored:
+    """Forms of class scores (N, C, H, W), in single precision at least."""
+    log_share = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
+    return Scored(log_share, log_share.exp() * target.labelled[:, None])
+
+
+class Term(ABC):
+    """One loss: a function of sums that ranks, images and tiles may add up."""
+
+    @abstractmethod
+    def sums(self, found: Scored, target: Target) -> Tensor:
+        """What the loss must know of a batch, float64 (n,); ignored pixels add nothing."""
+
+    @abstractmethod
+    def loss(self, sums: Tensor, weight: Tensor) -> Tensor:
+        """The loss of `sums`, a scalar; `weight` as from `weight`, of all that is to be averaged over."""
+
+    def weight(self, target: Target) -> Tensor:
+        """What a mean over pixels is to be divided by: known from labels alone, so that it is known before
+        the first of several accumulated batches has been scored; a scalar."""  # noqa: D205, D209
+        return target.labelled.sum(dtype=torch.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEntropy(Term):
+    """Mean over labelled pixels of −log p of the true class."""
+
+    def sums(self, found: Scored, target: Target) -> Tensor:
+        """Summed errors (1,)."""
+        return _total(_error(found, target))
+
+    def loss(self, sums: Tensor, weight: Tensor) -> Tensor:
+        """The mean."""
+        return sums[0] / weight.clamp(min=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Focal(Term):
+    """Mean over labelled pixels of −α (1 − p)² log p of the true class (Lin et al., 2017)."""
+
+    alpha: tuple[float, ...]
+    """Per class."""
+
+    def sums(self, found: Scored, target: Target) -> Tensor:
+        """Summed errors (1,)."""
+        error = _error(found, target)
+        alpha = torch.tensor(self.alpha, device=error.device, dtype=error.dtype)[target.truth]
+        # 1 - p from log p, exact where p is nearly 1
+        return _total(alpha * (-torch.expm1(-error)) ** GAMMA * error)
+
+    def loss(self, sums: Tensor, weight: Tensor) -> Tensor:
+        """The mean."""
+        return sums[0] / weight.clamp(min=1)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundaryError(Term):
+    """Mean of −log p over the labelled pixels within `NEAR` px of another labelled class.
+
+    A class ends only where another begins: along no data there is no boundary.
     """
-    classes = logits.shape[1]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    target = label.long()
-    labelled = target != IGNORE
-    entropy = functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
-    share = logits.softmax(dim=1) * labelled[:, None]
-    one_hot = functional.one_hot(target.where(labelled, 0), classes).permute(0, 3, 1, 2)
-    one_hot = one_hot * labelled[:, None]
-    per_image = [
-        (share * one_hot).sum(dim=(2, 3)),
-        share.sum(dim=(2, 3)),
-        one_hot.sum(dim=(2, 3), dtype=torch.float32),
-        entropy.sum(dim=(1, 2))[:, None],
-        labelled.sum(dim=(1, 2), dtype=torch.float32)[:, None],
-    ]
-    return torch.cat(per_image, dim=1).double().sum(dim=0)
+
+    def sums(self, found: Scored, target: Target) -> Tensor:
+        """Summed errors (1,)."""
+        return _total(_error(found, target).masked_fill(~self._near(target), 0))
+
+    def loss(self, sums: Tensor, weight: Tensor) -> Tensor:
+        """The mean; 0 where there is no boundary."""
+        return sums[0] / weight.clamp(min=1)
+
+    def weight(self, target: Target) -> Tensor:
+        """Pixels near a boundary."""
+        return self._near(target).sum(dtype=torch.float64)
+
+    def _near(self, target: Target) -> Tensor:
+        around = _dilate(target.one_hot, 2 * NEAR + 1)
+        near: Tensor = (around.sum(dim=1) > 1) & (target.labelled > 0)
+        return near
 
 
-def cross_entropy_dice(sums: Tensor) -> Tensor:
-    """Mean of cross-entropy per labelled pixel and soft Dice loss, from `soft_counts`' (3 C + 2,).
+@dataclass(frozen=True, slots=True)
+class Dice(Term):
+    """Soft Dice (Milletari, Navab and Ahmadi, 2016), mean over the classes that occur."""
 
-    Dice (Milletari, Navab and Ahmadi, 2016) is averaged over the classes that occur. A batch without
-    a labelled pixel has loss 0.
+    def sums(self, found: Scored, target: Target) -> Tensor:
+        """Overlap Σ p·t, prediction Σ p and truth Σ t by class (3 C,)."""
+        return _overlap(found, target)
+
+    def loss(self, sums: Tensor, weight: Tensor) -> Tensor:
+        """One minus the mean coefficient, each smoothed by one pixel."""
+        overlap, predicted, truth = sums.reshape(3, -1)
+        return _mean_over(1 - (2 * overlap + 1) / (predicted + truth + 1), truth > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Mcc(Term):
+    """One minus the soft Matthews correlation of several classes, R_K (Gorodkin, 2004).
+
+    With shares of pixels o = Σ p·t, p and t by class: (Σ o − Σ p t) / √((1 − Σ p²) (1 − Σ t²)).
     """
-    entropy, pixels = sums[-2], sums[-1]
-    overlap, predicted, truth = sums[:-2].reshape(3, -1)
-    occurs = (truth > 0).double()
-    dice = 1 - (2 * overlap + 1) / (predicted + truth + 1)
-    mean_dice = (dice * occurs).sum() / occurs.sum().clamp(min=1)
-    loss: Tensor = 0.5 * entropy / pixels.clamp(min=1) + 0.5 * mean_dice
-    return loss
+
+    def sums(self, found: Scored, target: Target) -> Tensor:
+        """As of `Dice` (3 C,)."""
+        return _overlap(found, target)
+
+    def loss(self, sums: Tensor, weight: Tensor) -> Tensor:
+        """1 for a batch of one class or none, where no correlation is defined."""
+        overlap, predicted, truth = sums.reshape(3, -1)
+        total = truth.sum().clamp(min=1)
+        overlap, predicted, truth = overlap / total, predicted / total, truth / total
+        spread_truth, spread_predicted = (1 - (truth**2).sum()), (1 - (predicted**2).sum()).clamp(min=0)
+        found = overlap.sum() - (predicted * truth).sum() + EPSILON
+        correlation = found / ((spread_predicted + EPSILON) * (spread_truth + EPSILON)).sqrt()
+        return 1 - correlation * ((truth > 0).sum() > 1)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundaryF1(Term):
+    """One minus the soft F1 of boundaries (Bokhovkin and Burnaev, 2019), mean over the classes that occur.
+
+    A class's boundary are its pixels beside another class, found by max pooling; precision and recall
+    allow for some pixels between true and predicted boundary. Ignored pixels are no class, so along them
+    there is none.
+    Sums run over the whole batch, where the paper takes F1 image by image.
+    """
+
+    def sums(self, found: Scored, target: Target) -> Tensor:
+        """Predicted boundary that is right, all predicted, true that is found, all true (4 C,)."""
+        labelled = target.labelled[:, None]
+        true = self._boundary(target.one_hot, labelled)
+        predicted = self._boundary(found.share, labelled)
+        right = predicted * _dilate(true, TOLERANCE)
+        recalled = true * _dilate(predicted, TOLERANCE)
+        return torch.cat([_by_class(part) for part in (right, predicted, recalled, true)])
+
+    def loss(self, sums: Tensor, weight: Tensor) -> Tensor:
+        """One minus the mean F1; 0 where there is no boundary."""
+        right, predicted, recalled, true = sums.reshape(4, -1)
+        precision, recall = (right + 1) / (predicted + 1), (recalled + 1) / (true + 1)
+        return _mean_over(1 - 2 * precision * recall / (precision + recall), true > 0)
+
+    def _boundary(self, share: Tensor, labelled: Tensor) -> Tensor:
+        other = (1 - share) * labelled
+        return (_dilate(other, THICK) - other) * labelled
+
+
+TERMS: dict[str, Callable[[tuple[float, ...]], Term]] = {
+    "cross_entropy": lambda alpha: CrossEntropy(),
+    "focal": Focal,
+    "dice": lambda alpha: Dice(),
+    "mcc": lambda alpha: Mcc(),
+    "boundary_error": lambda alpha: BoundaryError(),
+    "boundary_f1": lambda alpha: BoundaryF1(),
+}
+"""Terms by name, made of focal's alpha."""
+
+
+class CombinedLoss:
+    """A weighted sum of named terms, some of them let in over the first epochs."""
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        classes: Sequence[str],
+        *,
+        alpha: Mapping[str, float] | None = None,
+        ramp: Mapping[str, int] | None = None,
+        ramp_from: float = 0.05,
+    ) -> None:
+        """Name the terms.
+
+        Args:
+            weights: term -> weight.
+            classes: names, by index.
+            alpha: class -> weight of its pixels in focal; 1 for those not named.
+            ramp: term -> epochs over which its weight rises to the full one.
+            ramp_from: share of it in the first epoch.
+
+        Raises:
+            UsageError: a term or class that there is not, or no term.
+        """
+        alpha, self.ramp, self.ramp_from = alpha or {}, dict(ramp or {}), ramp_from
+        self.weights = {name: weight for name, weight in weights.items() if weight}
+        for name in (*weights, *self.ramp):
+            if name not in TERMS:
+                raise UsageError(f"loss: no term {name!r}; expected {', '.join(TERMS)}")
+        if absent := sorted(set(self.ramp) - set(self.weights)):
+            raise UsageError(
+                f"loss.ramp: {absent[0]} has no weight in loss.terms; give it one or leave it out"
+            )
+        if not self.weights or any(weight < 0 for weight in self.weights.values()):
+            raise UsageError(f"loss.terms: {dict(weights)}, expected weights of 0 or more, one above 0")
+        if strange := [name for name in alpha if name not in classes]:
+            raise UsageError(f"loss.alpha: no class {strange[0]}; expected some of {', '.join(classes)}")
+        self.classes = len(classes)
+        self._terms = {
+            name: TERMS[name](tuple(alpha.get(c, 1.0) for c in classes)) for name in self.weights
+        }
+
+    def target(self, label: Tensor) -> Target:
+        """Forms of a label (N, H, W)."""
+        return target_of(label, self.classes)
+
+    def weight(self, target: Target) -> Tensor:
+        """What each term's mean is to be divided by (terms,) float64; to be added up like sums."""
+        return torch.stack([term.weight(target) for term in self._terms.values()])
+
+    def sums(self, logits: Tensor, target: Target) -> list[Tensor]:
+        """What each term must know of a batch, to be added up over ranks or batches."""
+        found = scored(logits, target)
+        return [term.sums(found, target) for term in self._terms.values()]
+
+    def terms(self, sums: Sequence[Tensor], weight: Tensor) -> Tensor:
+        """Each term (terms,), in the order of `weights`."""
+        parts = zip(self._terms.values(), sums, weight, strict=True)
+        return torch.stack([term.loss(s, w) for term, s, w in parts])
+
+    def factors(self, epoch: int) -> list[float]:
+        """The weight of each term in an epoch, counted from 0."""
+        return [weight * self._risen(name, epoch) for name, weight in self.weights.items()]
+
+    def combine(self, terms: Tensor, epoch: int) -> Tensor:
+        """The loss: terms (terms,) by their weights in an epoch, a scalar."""
+        return (terms * torch.tensor(self.factors(epoch), dtype=terms.dtype, device=terms.device)).sum()
+
+    def _risen(self, name: str, epoch: int) -> float:
+        over = self.ramp.get(name, 0)
+        return min(1.0, self.ramp_from + (1 - self.ramp_from) * epoch / over) if over else 1.0
+
+
+def _error(found: Scored, target: Target) -> Tensor:
+    """−log p of the true class (N, H, W), 0 where there is none."""
+    true = found.log_share.gather(1, target.truth[:, None])[:, 0]
+    return -true.masked_fill(target.labelled == 0, 0)
+
+
+def _total(error: Tensor) -> Tensor:
+    """Sum over a batch (1,): of single precision within an image only."""
+    return error.sum(dim=(1, 2)).double().sum()[None]
+
+
+def _by_class(value: Tensor) -> Tensor:
+    """Sums (C,) of (N, C, H, W)."""
+    return value.sum(dim=(2, 3)).double().sum(dim=0)
+
+
+def _overlap(found: Scored, target: Target) -> Tensor:
+    parts = (found.share * target.one_hot, found.share, target.one_hot)
+    return torch.cat([_by_class(part) for part in parts])
+
+
+def _dilate(value: Tensor, window: int) -> Tensor:
+    """The largest value within a window around each pixel."""
+    half = window // 2  # rows, then columns: w + w comparisons instead of w · w
+    rows = functional.max_pool2d(value, (window, 1), stride=1, padding=(half, 0))
+    return functional.max_pool2d(rows, (1, window), stride=1, padding=(0, half))
+
+
+def _mean_over(value: Tensor, which: Tensor) -> Tensor:
+    return (value * which).sum() / which.sum().clamp(min=1)

@@ -119,9 +119,12 @@ class Loader:
 
     def order(self) -> Samples:
         """The samples of the current epoch, over all ranks."""
-        ease = eased(self.epoch, self.epochs, self.anneal)
-        plan = self._plan(ease) if ease else self.plan
-        return epoch_order(plan, self.seed, self.epoch, self.steps * self.batch)
+        return epoch_order(self.plan_of(self.epoch), self.seed, self.epoch, self.steps * self.batch)
+
+    def plan_of(self, epoch: int) -> Plan:
+        """What an epoch's order is drawn from, annealed if it is to be."""
+        ease = eased(epoch, self.epochs, self.anneal)
+        return self._plan(ease) if ease else self.plan
 
     def __iter__(self) -> Iterator[Any]:
         """The current epoch's batches; once they are taken, the next is current.

@@ -1,73 +1,203 @@
-"""Scores of a segmenter over whole tiles, each labelled pixel counted once."""
+"""Scores of a segmenter, or of several, over whole tiles: each labelled pixel counted once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from glacier.classes import IGNORE
 from glacier.console import Track, silence, warn
 from glacier.errors import GlacierError
+from glacier.model.losses import CombinedLoss
 from glacier.model.metrics import Scores, confusion, scores
+from glacier.pipeline.batcher import Batch
 from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.loader import tile_feed
+from glacier.pipeline.split import Tiles
 from glacier.pipeline.split import split as split_tiles
 from glacier.store.reader import Store
+from glacier.train.ensemble import Ensemble
 from glacier.train.precision import mixed
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import Segmenter, Trained
 
+Pixels = Literal["labelled", "all"]
+"""Which pixels are compared: those with a label; or all, no data as background, as competitions score."""
 
-def evaluate_tiles(
-    segmenter: Segmenter,
+
+def scored_tiles(
+    module: nn.Module,
     store: Store,
-    tiles: NDArray[np.int64],
+    tiles: Tiles,
     ranks: Ranks,
     *,
     batch: int = 4,
     track: Track = silence,
-) -> NDArray[np.int64]:
-    """The confusion matrix (C, C) over `tiles`, rows true, summed over ranks."""
-    classes = len(store.meta.classes)
-    total = torch.zeros(classes, classes, dtype=torch.int64, device=ranks.device)
-    training = segmenter.training
-    segmenter.eval()
+    precision: str = "auto",
+) -> Iterator[tuple[Batch, Tensor]]:
+    """This rank's share of `tiles`, with what `module` makes of their raw codes (N, C, H, W)."""
     mine = tiles[ranks.rank :: ranks.world]
     with torch.inference_mode(), track("evaluate", len(mine)) as done:
         for item in tile_feed(store, mine, batch=batch, device=ranks.device):
-            with mixed(ranks.device):
-                prediction = segmenter(item.image).argmax(dim=1)
-            total += confusion(item.label, prediction, classes)
+            with mixed(ranks.device, precision):
+                found = module(item.image)
+            yield item, found
             for _ in item.samples:
                 done()
-    segmenter.train(training)
+
+
+def evaluate_tiles(
+    module: nn.Module,
+    store: Store,
+    tiles: Tiles,
+    ranks: Ranks,
+    *,
+    pixels: Pixels = "labelled",
+    batch: int = 4,
+    track: Track = silence,
+) -> NDArray[np.int64]:
+    """The confusion matrix (C, C) over `tiles`, rows true, summed over ranks.
+
+    Args:
+        module: raw codes -> scores or shares; in evaluation mode.
+        store: where tiles are read from.
+        tiles: which.
+        ranks: who shares them.
+        pixels: which of them count.
+        batch: tiles at a time.
+        track: progress.
+    """
+    classes = len(store.meta.classes)
+    total = torch.zeros(classes, classes, dtype=torch.int64, device=ranks.device)
+    empty = background(store) if pixels == "all" else IGNORE
+    for item, found in scored_tiles(module, store, tiles, ranks, batch=batch, track=track):
+        prediction, label = found.argmax(dim=1), item.label
+        if pixels == "all":
+            prediction = prediction.masked_fill(no_data(store, item.image), empty)
+            label = label.masked_fill(label == IGNORE, empty)
+        total += confusion(label, prediction, classes)
     return np.asarray(ranks.add(total).cpu())
 
 
-def evaluate_run(
-    trained: Trained, store: Store, split: str, ranks: Ranks, track: Track = silence
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What validation says."""
+
+    matrix: NDArray[np.int64]
+    """(C, C), rows true."""
+    loss: float
+    """Over the labelled pixels."""
+
+
+def judge(
+    segmenter: Segmenter,
+    store: Store,
+    tiles: Tiles,
+    ranks: Ranks,
+    loss: CombinedLoss,
+    epoch: int,
+    *,
+    precision: str = "auto",
+    track: Track = silence,
+) -> Judgement:
+    """Confusion matrix and loss over whole tiles."""
+    total = torch.zeros(loss.classes, loss.classes, dtype=torch.int64, device=ranks.device)
+    sums: list[Tensor] = []
+    weight = torch.zeros(len(loss.weights), dtype=torch.float64, device=ranks.device)
+    for item, found in scored_tiles(segmenter, store, tiles, ranks, track=track, precision=precision):
+        total += confusion(item.label, found.argmax(dim=1), loss.classes)
+        target = loss.target(item.label)
+        new = loss.sums(found, target)
+        sums = [old + s for old, s in zip(sums, new, strict=True)] if sums else new
+        weight += loss.weight(target)
+    if not sums:  # fewer tiles than ranks
+        blank = loss.target(torch.full((1, 32, 32), IGNORE, dtype=torch.uint8, device=ranks.device))
+        sums = loss.sums(torch.zeros(1, loss.classes, 32, 32, device=ranks.device), blank)
+    terms = loss.terms([ranks.add(s) for s in sums], ranks.add(weight))
+    return Judgement(np.asarray(ranks.add(total).cpu()), float(loss.combine(terms, epoch)))
+
+
+def evaluate_runs(
+    runs: Sequence[Trained],
+    store: Store,
+    split: str,
+    ranks: Ranks,
+    *,
+    pixels: Pixels = "labelled",
+    tta: bool = False,
+    track: Track = silence,
 ) -> Scores:
-    """Scores of a run on `train`, `val` or `all` tiles of a store, over their labelled pixels.
+    """Scores of a run, or of several as one ensemble, on `train`, `val` or `all` tiles of a store.
+
+    Raises:
+        GlacierError: the store lacks a band of a run, or has other classes; or runs of different folds: one
+            has learnt from what another holds out.
+    """
+    tiles = tiles_of(runs, store, split, ranks)
+    members = [placed(run, store) for run in runs]
+    module = Ensemble(members, tta=tta).to(ranks.device).eval()
+    matrix = evaluate_tiles(module, store, tiles, ranks, pixels=pixels, track=track)
+    return scores(matrix, store.meta.class_names)
+
+
+def tiles_of(runs: Sequence[Trained], store: Store, split: str, ranks: Ranks) -> Tiles:
+    """The tiles of a split, as the runs had it."""
+    if split == "all":
+        return np.arange(len(store))
+    folds = sorted({run.config.train.fold for run in runs})
+    if len(folds) > 1:
+        which = ", ".join(map(str, folds))
+        raise GlacierError(
+            f"--split {split}: runs of folds {which}; each has learnt from what another holds "
+            " out, expected runs of one fold; or score them on another store with --split all"
+        )
+    if any(store.meta.source != run.source for run in runs) and ranks.main:
+        warn(f"{store.path}: not the store the run was trained on; its {split} tiles may be other ground")
+    return split_tiles(store, folds[0]).tiles(split)
+
+
+def placed(run: Trained, store: Store) -> Segmenter:
+    """A run's segmenter for the bands of a store, wherever they lie in it.
 
     Raises:
         GlacierError: the store lacks a band of the run, or has other classes.
     """
-    names = [c.name for c in trained.classes]
-    if store.meta.class_names != names:
+    if store.meta.class_names != run.class_names:
         raise GlacierError(
             f"{store.path}: classes {', '.join(store.meta.class_names)}; the run expects "
-            f"{', '.join(names)}; ingest with fitting --classes"
+            f"{', '.join(run.class_names)}; ingest with fitting --classes"
         )
-    pick = band_places(store, [band.name for band in trained.bands])
+    pick = band_places(store, [band.name for band in run.bands])
     bands = [store.meta.bands[i] for i in pick]
-    inputs = Inputs(bands, trained.statistics, places_or_none(store, pick))
-    segmenter = trained.segmenter(inputs).to(ranks.device)
-    everything = np.arange(len(store))
-    fold = trained.config.train.fold
-    tiles = everything if split == "all" else split_tiles(store, fold).tiles(split)
-    if split != "all" and store.meta.source != trained.source and ranks.main:
-        warn(f"{store.path}: not the store the run was trained on; its {split} tiles may be other ground")
-    return scores(evaluate_tiles(segmenter, store, tiles, ranks, track=track), names)
+    return run.segmenter(Inputs(bands, run.statistics, places_or_none(store, pick)))
+
+
+def background(store: Store) -> int:
+    """The class that competitions give to pixels without data: `background`, else the first."""
+    names = store.meta.class_names
+    return names.index("background") if "background" in names else 0
+
+
+def no_data(store: Store, raw: Tensor) -> Tensor:
+    """Where all optical bands of raw codes (N, B, H, W) lack data (N, H, W); if none is optical, all."""
+    bands = store.meta.bands
+    optical = [i for i, band in enumerate(bands) if band.role == "optical"] or list(range(len(bands)))
+    part = raw[:, optical]
+    if raw.is_floating_point():
+        return part.isnan().all(dim=1)
+    codes = torch.tensor([bands[i].nodata for i in optical], device=raw.device)
+    return (part == codes[:, None, None]).all(dim=1)
+
+
+def run_store(runs: Sequence[Trained], given: Path | None) -> Path | None:
+    """The store to score on: the one given, or that of the runs if it is still there."""
+    own = Path(runs[0].config.data.store)
+    return given or (own if own.name and own.is_dir() else None)
 
 
 def places_or_none(store: Store, places: list[int]) -> list[int] | None:

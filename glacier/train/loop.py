@@ -1,195 +1,236 @@
-"""Training: DDP steps over a loader, validation each epoch, the best weights kept."""
+"""Training from its first epoch to its last, or until it has to stop: validate, keep the best, save."""
 
 import json
-import time
-from math import isfinite
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.amp import GradScaler
 
-from glacier.config import Config, DataConfig
+from glacier.config import Config
 from glacier.console import Track, note, silence, warn
-from glacier.errors import GlacierError, UsageError
-from glacier.model.losses import cross_entropy_dice, soft_counts
 from glacier.model.metrics import scores
-from glacier.pipeline.augment import Augment
-from glacier.pipeline.batcher import Batch
-from glacier.pipeline.inputs import Inputs
-from glacier.pipeline.loader import Loader
-from glacier.pipeline.plan import Balance
-from glacier.pipeline.split import split, statistics
 from glacier.store.reader import Store
-from glacier.train.evaluate import band_places, evaluate_tiles, places_or_none
+from glacier.train import checkpoint
+from glacier.train.evaluate import evaluate_tiles, judge
 from glacier.train.history import Epoch, best_of
-from glacier.train.precision import half, mixed
 from glacier.train.ranks import Ranks
+from glacier.train.records import Records
 from glacier.train.report import EpochTable
-from glacier.train.segmenter import Segmenter, Trained, make_segmenter
+from glacier.train.segmenter import Trained, load_run
+from glacier.train.stop import Stop
+from glacier.train.thresholds import choose_thresholds
+from glacier.train.trainer import Stopwatch, Trainer
+
+RESERVE = 20.0
+"""Seconds that are left for a last checkpoint before a time limit."""
 
 
-class Trainer:
-    """One training: a segmenter, its optimiser, its data."""
-
-    def __init__(self, config: Config, store: Store, ranks: Ranks) -> None:
-        """Set everything up.
-
-        Raises:
-            UsageError: settings that do not fit the store or the ranks.
-            GlacierError: nothing to train on.
-        """
-        self.config, self.store, self.ranks = config, store, ranks
-        self.tiles = split(store, config.train.fold)
-        names = config.data.bands or store.meta.band_names
-        pick = band_places(store, names)
-        self.bands = tuple(store.meta.bands[i] for i in pick)
-        every = statistics(store, self.tiles.train)
-        self.statistics = tuple(every[i] for i in pick)
-        torch.manual_seed(config.train.seed)
-        self.pick = places_or_none(store, pick)
-        inputs = Inputs(self.bands, self.statistics, self.pick)
-        segmenter = make_segmenter(config, inputs, len(self.bands), store.meta.classes)
-        self.segmenter: Segmenter = segmenter.to(ranks.device)
-        self.parallel = ranks.wrap(self.segmenter.network)
-        self.optimiser = torch.optim.AdamW(
-            self.segmenter.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay
-        )
-        self.loader = Loader(
-            store,
-            tiles=self.tiles.train,
-            patch=config.data.patch,
-            batch=config.train.batch,
-            augment=augment_of(config.data),
-            balance=balance_of(config.data),
-            anneal=config.data.anneal,
-            epochs=config.train.epochs,
-            seed=config.data.seed,
-            samples_per_epoch=config.train.samples_per_epoch,
-            rank=ranks.rank,
-            world=ranks.world,
-            device=ranks.device,
-            inputs=Inputs(store.meta.bands, every),
-        )
-        self.scaler = GradScaler(ranks.device.type, enabled=half(ranks.device) == torch.float16)
-        share = config.train.batch // ranks.world
-        if config.data.patch * share == 32 and not config.train.freeze_norm:
-            raise UsageError(
-                "data.patch 32 px with one sample per rank leaves batch norm one value per channel; "
-                "expected a larger data.patch or train.batch"
-            )
-
-    def step(self, batch: Batch) -> Tensor:
-        """One optimiser step; the loss of the global batch, on the device."""
-        image = batch.image if self.pick is None else batch.image[:, self.pick]
-        image = image.to(torch.get_default_dtype())
-        with mixed(self.ranks.device):
-            logits = self.parallel(image)
-        loss = cross_entropy_dice(self.ranks.add_soft(soft_counts(logits, batch.label)))
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(self.scaler.scale(loss * self.ranks.world))
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        return loss.detach()
-
-    def steps(self, number: int, track: Track) -> list[float]:
-        """Train through one epoch; the loss of each step."""
-        self._train_mode()
-        losses = []
-        with track(f"epoch {number}", len(self.loader)) as done:
-            for batch in self.loader:
-                losses.append(self.step(batch))
-                done()
-        taken: list[float] = torch.stack(losses).tolist()
-        return taken
-
-    def epoch(self, number: int, track: Track) -> Epoch:
-        """Train through one epoch, then validate."""
-        start = time.perf_counter()
-        taken = self.steps(number, track)
-        if not all(map(isfinite, taken)):
-            raise GlacierError(f"epoch {number}: the loss is no number; try a smaller train.lr")
-        trained = time.perf_counter() - start
-        self.ranks.agree(self.segmenter)
-        matrix = evaluate_tiles(self.segmenter, self.store, self.tiles.val, self.ranks, track=track)
-        return Epoch(
-            epoch=number,
-            loss=sum(taken) / len(taken),
-            losses=taken,
-            scores=scores(matrix, self.store.meta.class_names),
-            tiles_per_s=len(taken) * self.config.train.batch / trained,
-            wait=self.loader.waited / trained,
-            seconds=time.perf_counter() - start,
-        )
-
-    def _train_mode(self) -> None:
-        self.segmenter.train()
-        if self.config.train.freeze_norm:
-            for module in self.segmenter.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
-
-    def trained(self, epoch: Epoch) -> Trained:
-        """The weights as they are, with what is needed to use them."""
-        return Trained(
-            config=self.config,
-            bands=self.bands,
-            statistics=self.statistics,
-            classes=self.store.meta.classes,
-            tile_size=self.store.meta.tile_size,
-            epoch=epoch.epoch,
-            mcc=epoch.scores.mcc,
-            source=self.store.meta.source,
-            weights=self.segmenter.network.state_dict(),
-        )
+class Stopped(Exception):  # noqa: N818
+    """The training was asked to stop, and has been saved."""
 
 
-def augment_of(data: DataConfig) -> Augment:
-    """The augmentation that settings ask for."""
-    return Augment(
-        data.augment,  # type: ignore[arg-type]
-        rotate=data.rotate,
-        scale=data.scale,
-        shift=data.shift,
-        brightness=data.brightness,
-        contrast=data.contrast,
-    )
+def train(
+    config: Config,
+    store: Store,
+    out: Path,
+    ranks: Ranks,
+    track: Track = silence,
+    *,
+    init: Trained | None = None,
+    resume: Mapping[str, Any] | None = None,
+    stop: Stop | None = None,
+) -> list[Epoch]:
+    """Train into the folder `out`: config.toml, history.jsonl, best.pt, last.pt, TensorBoard's events.
 
+    Args:
+        config: settings.
+        store: what to train on.
+        out: the run; new, unless it is resumed.
+        ranks: who trains.
+        track: progress.
+        init: a run to start from.
+        resume: what `checkpoint.read` gave, to go on from.
+        stop: when to end early.
 
-def balance_of(data: DataConfig) -> Balance:
-    """The balance that settings ask for."""
-    return Balance(data.target, repeats=data.repeats, min_labelled=data.min_labelled)
-
-
-def train(config: Config, store: Store, out: Path, ranks: Ranks, track: Track = silence) -> list[Epoch]:
-    """Train into the new folder `out`: config.toml, history.jsonl and best.pt.
+    Returns:
+        The epochs so far: fewer than asked for where `stop` was due.
 
     Raises:
         UsageError: settings that do not fit.
-        GlacierError: nothing to train on, or the loss is no number.
+        GlacierError: nothing to train on, losses that are no numbers, or a checkpoint of something else.
     """
-    trainer = Trainer(config, store, ranks)
-    table = EpochTable(store.meta.class_names) if ranks.main else None
-    if ranks.main:
-        if config.data.target:
-            names, plan = store.meta.class_names, trainer.loader.plan
-            note(plan.words(names))
-            for words in plan.warnings(names, config.data.target):
-                warn(words)
-        judged = store.histogram[trainer.tiles.val].sum(axis=(0, 1, 2))
-        if np.count_nonzero(judged) < 2:
-            warn(f"fold {config.train.fold} holds labels of fewer than two classes: its MCC is always 0")
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.toml").write_text(config.to_toml())
-    history: list[Epoch] = []
-    for number in range(1, config.train.epochs + 1):
-        history.append(trainer.epoch(number, track if ranks.main else silence))
-        best = best_of(history) == len(history) - 1
-        if ranks.main and best:
-            trainer.trained(history[-1]).save(out)
-        if table:
-            with (out / "history.jsonl").open("a") as file:
-                file.write(json.dumps(history[-1].to_json()) + "\n")
-            table.add(history[-1], best=best)
+    if resume:
+        checkpoint.check(resume, config, store, out / checkpoint.LAST)
+    trainer = Trainer(config, store, ranks, init)
+    history = checkpoint.restore(trainer, resume) if resume else []
+    run = Run(trainer, history, out, track if ranks.main else silence, stop or Stop())
+    if resume and resume["finished"] and len(history) >= config.train.epochs:
+        return history
+    run.open()
+    try:
+        while len(history) < config.train.epochs:
+            run.epoch()
+        run.finish()
+    except Stopped:
+        pass
+    finally:
+        run.close()
     return history
+
+
+class Run:
+    """A trainer with what it leaves in a folder and on the terminal."""
+
+    def __init__(self, trainer: Trainer, history: list[Epoch], out: Path, track: Track, stop: Stop) -> None:
+        self.trainer, self.history, self.out, self.track, self.stop = trainer, history, out, track, stop
+        self.ranks, self.config, self.store = trainer.ranks, trainer.config, trainer.store
+        self.longest = RESERVE
+        """Seconds that the longest validation took."""
+        self.records: Records | None = None
+        self.table: EpochTable | None = None
+
+    def open(self) -> None:
+        """Say what is begun, in the folder and on the terminal."""
+        if not self.ranks.main:
+            return
+        self._remark()
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "config.toml").write_text(self.config.to_toml())
+        self.records = Records(self.out, self.store, self.trainer, purge=self.trainer.steps)
+        self.table = EpochTable(self.store.meta.class_names)
+
+    def close(self) -> None:
+        """End what `open` began."""
+        if self.records:
+            self.records.close()
+
+    def _remark(self) -> None:
+        """What the user should know before."""
+        names, plan = self.store.meta.class_names, self.trainer.loader.plan
+        if self.config.data.target:
+            note(plan.words(names))
+            for words in plan.warnings(names, self.config.data.target):
+                warn(words)
+        judged = self.store.histogram[self.trainer.tiles.val].sum(axis=(0, 1, 2))
+        if np.count_nonzero(judged) < 2:
+            warn(
+                f"fold {self.config.train.fold} holds labels of fewer than two classes: its MCC is always 0"
+            )
+
+    def epoch(self) -> None:
+        """Train through what is left of an epoch, then validate.
+
+        Raises:
+            Stopped: it was due.
+        """
+        watch, number, trained = Stopwatch(), len(self.history), 0.0
+        before = len(self.trainer.losses)
+        if self.trainer.epoch == number:  # else it has been trained, but not validated
+            self._steps(number)
+            trained = watch()
+            self._save()
+        taken = len(self.trainer.losses) - before
+        self._stop_if_due(self.longest)
+        judging = Stopwatch()
+        rated = judge(
+            self.trainer.judged(number), self.store, self.trainer.tiles.val, self.ranks, self.trainer.loss,
+            number, precision=self.config.train.precision, track=self.track,
+        )  # fmt: skip
+        self.longest = max(self.longest, judging() + RESERVE)
+        lr = float(self.trainer.optimiser.param_groups[0]["lr"])
+        losses, terms = self.trainer.close_epoch()
+        finite = [v for v in losses if np.isfinite(v)]
+        micro = taken * self.config.train.accumulate
+        epoch = Epoch(
+            epoch=number + 1,
+            loss=sum(finite) / max(len(finite), 1),
+            losses=losses,
+            terms=terms,
+            skipped=len(losses) - len(finite),
+            lr=lr,
+            val_loss=rated.loss,
+            scores=scores(rated.matrix, self.store.meta.class_names),
+            tiles_per_s=micro * self.config.train.batch / trained if trained else 0.0,
+            wait=self.trainer.loader.waited / trained if trained else 0.0,
+            seconds=watch(),
+        )
+        self.history.append(epoch)
+        if self.config.train.patience:
+            self.trainer.scheduler.step(epoch.scores.mcc)
+        self._keep()
+
+    def _steps(self, number: int) -> None:
+        with self.track(f"epoch {number + 1}", len(self.trainer.loader)) as done:
+            for _ in range(self.trainer.loader.step):
+                done()
+            for steps in self.trainer.train(done):
+                if self.records and not self.trainer.unlooked:
+                    self.records.steps(self.trainer)
+                if self.stop.due(self.ranks, RESERVE):
+                    self._end()
+                if steps % self.config.train.save_steps == 0:
+                    self._save()
+
+    def _keep(self) -> None:
+        """Write down the epoch that has ended."""
+        epoch, best = self.history[-1], best_of(self.history) == len(self.history) - 1
+        if self.ranks.main and best:
+            self.trainer.trained(epoch.epoch - 1, epoch.scores.mcc).save(self.out)
+        self._save()
+        if self.ranks.main:
+            lines = "".join(json.dumps(e.to_json()) + "\n" for e in self.history)
+            write_text_whole(self.out / "history.jsonl", lines)
+        if self.table and self.records:
+            self.table.add(epoch, best=best)
+            self.records.epoch(epoch, self.trainer)
+
+    def finish(self) -> None:
+        """Choose thresholds for the best weights, on the validation fold."""
+        if self.config.train.thresholds:
+            self.ranks.wait()
+            best = load_run(self.out).with_thresholds([0.0] * len(self.store.meta.classes))
+            segmenter = best.segmenter(self.trainer.segmenter.inputs).to(self.ranks.device)
+            val, precision = self.trainer.tiles.val, self.config.train.precision
+            offsets = choose_thresholds(segmenter, self.store, val, self.ranks, precision=precision)
+            chosen = best.with_thresholds(offsets)
+            self._compare(chosen)
+            if self.ranks.main:
+                chosen.save(self.out)
+        self._save(finished=True)
+        self.ranks.wait()
+
+    def _compare(self, chosen: Trained) -> None:
+        segmenter = chosen.segmenter(self.trainer.segmenter.inputs).to(self.ranks.device)
+        matrix = evaluate_tiles(segmenter, self.store, self.trainer.tiles.val, self.ranks)
+        after = scores(matrix, chosen.class_names).mcc
+        shown = ", ".join(
+            f"{n} {t:+.1f}" for n, t in zip(chosen.class_names, chosen.thresholds, strict=True)
+        )
+        if self.ranks.main:
+            note(
+                f"thresholds chosen on fold {self.config.train.fold}: {shown}; "
+                f"MCC {chosen.mcc:.3f} -> {after:.3f}"
+            )
+
+    def _save(self, *, finished: bool = False) -> None:
+        self.trainer.look()
+        if self.ranks.main:
+            checkpoint.save(self.trainer, self.history, self.out, finished=finished)
+
+    def _stop_if_due(self, reserve: float) -> None:
+        if self.stop.due(self.ranks, reserve):
+            self._end()
+
+    def _end(self) -> None:
+        self._save()
+        self.ranks.wait()
+        raise Stopped
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write `text` so that whoever looks finds the old file or the new one."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)

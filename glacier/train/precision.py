@@ -1,19 +1,36 @@
-"""Half precision where there is CUDA: bfloat16 if the GPU has it, else float16; float32 on the CPU."""
+"""What networks compute in: half precision where there is CUDA, else float32; or what is asked for."""
 
 import torch
-from torch.amp import autocast
+from torch.amp import GradScaler, autocast
 
 
-def half(device: torch.device) -> torch.dtype | None:
-    """The dtype that networks compute in on `device`; None for their own."""
-    if device.type != "cuda":
+def half(device: torch.device, precision: str = "auto") -> torch.dtype | None:
+    """The dtype that networks compute in on `device`; None for their own.
+
+    Args:
+        device: where they compute.
+        precision: as `train.precision`; auto: bfloat16 if the GPU has it, else float16; float32 on the CPU.
+    """
+    if precision == "float32" or (precision == "auto" and device.type != "cuda"):
         return None
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bfloat16" else torch.float16
     # emulated bfloat16, as on a T4, is slower than float32
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if native else torch.float16
 
 
-def mixed(device: torch.device) -> autocast:
-    """A context in which networks compute in `half(device)`."""
-    dtype = half(device)
+def mixed(device: torch.device, precision: str = "auto") -> autocast:
+    """A context in which networks compute in `half(device, precision)`."""
+    dtype = half(device, precision)
     return autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def scaler(device: torch.device, precision: str = "auto") -> GradScaler:
+    """What scales the loss, and leaves out steps whose gradients are no numbers, on any device.
+
+    Only float16 needs the scale: elsewhere it is 1, and each step left out halves it, exactly.
+    """
+    if half(device, precision) == torch.float16:
+        return GradScaler(device.type)
+    return GradScaler(device.type, init_scale=1.0, growth_interval=2**31 - 1)

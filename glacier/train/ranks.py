@@ -54,6 +54,14 @@ class Ranks:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
 
+    def any(self, mine: bool) -> bool:
+        """Whether it holds on any rank. Decided on CPUs, so that no GPU has to be waited for."""
+        if self.world == 1:
+            return mine
+        flag = torch.tensor([int(mine)])
+        dist.all_reduce(flag)
+        return bool(flag.item())
+
     def wait(self) -> None:
         """Until all ranks are here."""
         if self.world > 1:
@@ -80,7 +88,7 @@ def join_ranks() -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(0, 1, device)
         return
-    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=device if cuda else None)
     try:
         yield Ranks(dist.get_rank(), world, device)
     finally:

@@ -6,17 +6,23 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from glacier.console import out
+from glacier.console import out, warn
 from glacier.model.metrics import Scores
 from glacier.train.history import Epoch
 
+WHICH = {"labelled": "labelled pixels", "all": "pixels: all of them, no data counted as background"}
+
 
 class EpochTable:
-    """A table that grows by a row per epoch."""
+    """A table that grows by an epoch: a row over all pixels, then one per class."""
+
+    HEADS = ("epoch", "loss", "val loss", "MCC", "mean IoU", "lr", "tiles/s", "wait", "s")
+    CLASS_HEADS = ("class", "IoU", "precision", "recall", "F1")
 
     def __init__(self, classes: list[str]) -> None:
-        self._heads = ["epoch", "loss", "MCC", "mIoU", *map(escape, classes), "tiles/s", "wait", "s"]
-        out.print(self._row([f"[bold]{head}" for head in self._heads]))
+        self._width = max(map(len, (*classes, "class")))
+        out.print(_row([f"[bold]{head}" for head in self.HEADS]))
+        out.print(self._class_row([f"[bold]{head}" for head in self.CLASS_HEADS]))
 
     def add(self, epoch: Epoch, *, best: bool) -> None:
         """Print one epoch; the best so far stands out."""
@@ -24,33 +30,43 @@ class EpochTable:
         cells = [
             str(epoch.epoch),
             f"{epoch.loss:.4f}",
+            f"{epoch.val_loss:.4f}",
             number(rated.mcc),
             number(rated.mean_iou),
-            *(number(row.iou) for row in rated.classes.values()),
+            f"{epoch.lr:.1e}",
             f"{epoch.tiles_per_s:.1f}",
             f"{100 * epoch.wait:.1f} %",
             f"{epoch.seconds:.0f}",
         ]
-        out.print(self._row([f"[green]{cell}" for cell in cells] if best else cells))
+        out.print(_row([f"[green]{cell}" for cell in cells] if best else cells))
+        for name, row in rated.classes.items():
+            values = map(number, (row.iou, row.precision, row.recall, row.f1))
+            out.print(self._class_row([escape(name), *values]), style="dim")
+        if epoch.skipped:
+            warn(f"epoch {epoch.epoch}: {epoch.skipped} steps left out, their loss was no number")
 
-    def _row(self, cells: list[str]) -> Table:
-        grid = Table.grid(padding=(0, 1))
-        for head in self._heads:
-            grid.add_column(justify="right", min_width=max(5, len(head)), no_wrap=True)
-        grid.add_row(*cells)
-        return grid
+    def _class_row(self, cells: list[str]) -> Table:
+        return _row(cells, first=self._width)
 
 
-def number(value: float) -> str:
+def _row(cells: list[str], first: int = 0) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    for place in range(len(cells)):
+        grid.add_column(justify="right", min_width=8 if place else max(8, first), no_wrap=True)
+    grid.add_row(*cells)
+    return grid
+
+
+def number(value: float | None) -> str:
     """Three decimals; a dash for what could not be judged."""
-    return "–" if isnan(value) else f"{value:.3f}"
+    return "–" if value is None or isnan(value) else f"{value:.3f}"
 
 
-def score_table(rated: Scores, title: str) -> Table:
-    """Scores per class, and over all."""
+def score_table(rated: Scores, title: str, pixels: str = "labelled") -> Table:
+    """Scores per class, and over all; `pixels` says which were compared."""
     table = Table(title=escape(title), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
     table.caption = (
-        f"MCC {number(rated.mcc)}, mean IoU {number(rated.mean_iou)}\n{rated.pixels:,} labelled pixels"
+        f"MCC {number(rated.mcc)}, mean IoU {number(rated.mean_iou)}\n{rated.pixels:,} {WHICH[pixels]}"
     )
     for head in ("class", "IoU", "precision", "recall", "F1"):
         table.add_column(head, justify="left" if head == "class" else "right")

@@ -1,10 +1,10 @@
-"""Raw tiles in, class scores out: the inputs and the network as one module, and its checkpoint."""
+"""Raw tiles in, class scores out: inputs, features and network as one module; and what a run has learnt."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from glacier.classes import Class
 from glacier.config import Config
 from glacier.errors import GlacierError
+from glacier.model.features import Features
 from glacier.model.networks import network
 from glacier.pipeline.inputs import Inputs
 from glacier.store.bands import Band, Statistics
@@ -20,20 +21,33 @@ CHECKPOINT = "best.pt"
 
 
 class Segmenter(nn.Module):
-    """Raw codes (N, B, H, W) -> class scores (N, C, H, W)."""
+    """Raw codes (N, B, H, W) -> class scores (N, C, H, W), whose softmax is the share of each class."""
 
-    def __init__(self, inputs: Inputs, net: nn.Module) -> None:
+    offset: Tensor
+
+    def __init__(self, inputs: Inputs, features: Features, net: nn.Module, offset: Sequence[float]) -> None:
+        """Put the parts together.
+
+        Args:
+            inputs: raw codes -> standardised bands.
+            features: standardised bands -> the network's channels.
+            net: channels -> scores.
+            offset: what is added to each class's scores (C,).
+        """
         super().__init__()
-        self.inputs = inputs
-        self.network = net
+        self.inputs, self.features, self.network = inputs, features, net
+        values = torch.tensor(offset, dtype=torch.get_default_dtype())
+        self.register_buffer("offset", values, persistent=False)
 
     def forward(self, raw: Tensor) -> Tensor:
         """Standardise, then score."""
-        scores: Tensor = self.network(self.inputs(raw))
+        with torch.autocast(raw.device.type, enabled=False):
+            channels = self.features(self.inputs(raw))
+        scores: Tensor = self.network(channels) + self.offset[:, None, None]
         return scores
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     """What a run learnt, and what is needed to use it."""
 
@@ -48,25 +62,36 @@ class Trained:
     epoch: int
     """The epoch these weights are from, counted from 1."""
     mcc: float
-    """On the validation fold."""
+    """On the validation fold, without thresholds."""
     source: dict[str, Any]
     """What its store was made from."""
+    prior: tuple[float, ...]
+    """Per class, log of its natural share over that in training: undoes balancing (Menon et al., 2021)."""
+    thresholds: tuple[float, ...]
+    """Per class, what is added besides: chosen on the validation fold; zeros until then."""
     weights: dict[str, Tensor]
+
+    @property
+    def class_names(self) -> list[str]:
+        """By index."""
+        return [c.name for c in self.classes]
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of what the network sees."""
+        return make_features(self.config, self.bands, self.statistics).names
 
     def segmenter(self, inputs: Inputs | None = None) -> Segmenter:
         """The network in evaluation mode; `inputs` where bands come packed or placed otherwise."""
-        made = make_segmenter(
-            self.config,
-            inputs or Inputs(self.bands, self.statistics),
-            len(self.bands),
-            self.classes,
-        )
+        made = make_segmenter(self.config, inputs, self.bands, self.statistics, self.classes)
         made.network.load_state_dict(self.weights)
+        offset = [p + t for p, t in zip(self.prior, self.thresholds, strict=True)]
+        made.offset.copy_(torch.tensor(offset))
         return made.eval()
 
-    def save(self, folder: Path) -> None:
-        """Write `best.pt`, whole or not at all."""
-        record = {
+    def about(self) -> dict[str, Any]:
+        """All but the weights, as plain values."""
+        return {
             "config": self.config.to_dict(),
             "dtype": self.bands[0].dtype,
             "bands": [band.to_json() for band in self.bands],
@@ -76,52 +101,113 @@ class Trained:
             "epoch": self.epoch,
             "mcc": self.mcc,
             "source": self.source,
-            "weights": {name: value.cpu() for name, value in self.weights.items()},
+            "prior": list(self.prior),
+            "thresholds": list(self.thresholds),
         }
-        partial = folder / f"{CHECKPOINT}.partial"
-        torch.save(record, partial)
-        os.replace(partial, folder / CHECKPOINT)
+
+    @classmethod
+    def from_about(cls, about: dict[str, Any], weights: dict[str, Tensor], where: str) -> Self:
+        """The inverse of `about`."""
+        return cls(
+            config=Config.from_dict(about["config"], where),
+            bands=tuple(Band.from_json(band, about["dtype"]) for band in about["bands"]),
+            statistics=tuple(Statistics(**s) for s in about["statistics"]),
+            classes=tuple(Class(**c) for c in about["classes"]),
+            tile_size=about["tile_size"],
+            epoch=about["epoch"],
+            mcc=about["mcc"],
+            source=about["source"],
+            prior=tuple(about["prior"]),
+            thresholds=tuple(about["thresholds"]),
+            weights=weights,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write `best.pt`, whole or not at all."""
+        weights = {name: value.cpu() for name, value in self.weights.items()}
+        write_whole({**self.about(), "weights": weights}, folder / CHECKPOINT)
+
+    def with_thresholds(self, thresholds: Sequence[float]) -> "Trained":
+        """The same with other thresholds."""
+        return replace(self, thresholds=tuple(thresholds))
 
 
-def make_segmenter(config: Config, inputs: Inputs, bands: int, classes: Sequence[Class]) -> Segmenter:
-    """An untrained segmenter for `bands` bands."""
-    settings = config.model
+def write_whole(record: dict[str, Any], path: Path) -> None:
+    """Save `record` at `path` so that whoever looks finds the old file or the new one, never a part."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        torch.save(record, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def make_features(config: Config, bands: Sequence[Band], statistics: Sequence[Statistics]) -> Features:
+    """What a network sees of `bands`."""
+    return Features(
+        config.inputs,
+        [band.name for band in bands],
+        [band.role for band in bands],
+        [s.mean for s in statistics],
+        [s.std for s in statistics],
+    )
+
+
+def make_segmenter(
+    config: Config,
+    inputs: Inputs | None,
+    bands: Sequence[Band],
+    statistics: Sequence[Statistics],
+    classes: Sequence[Class],
+) -> Segmenter:
+    """An untrained segmenter; `inputs` where bands come packed or placed otherwise than `bands` say."""
+    settings, features = config.model, make_features(config, bands, statistics)
     net = network(
         settings.arch,
         settings.encoder,
-        bands=bands,
+        bands=len(features.names),
         classes=len(classes),
         decoder_channels=settings.decoder_channels,
     )
-    return Segmenter(inputs, net.to(memory_format=torch.channels_last))
+    net = net.to(memory_format=torch.channels_last)
+    return Segmenter(inputs or Inputs(bands, statistics), features, net, [0.0] * len(classes))
 
 
-def load_run(folder: Path) -> Trained:
-    """Read a run's best checkpoint; nothing in it is executed.
+def load_run(path: Path) -> Trained:
+    """Read a run's best checkpoint, or an exported file; nothing in it is executed.
 
     Raises:
         GlacierError: no run there, no checkpoint in it, or a damaged one.
     """
-    path = folder / CHECKPOINT
-    if not path.is_file():
-        what = "no checkpoint in this run" if folder.is_dir() else "no such run"
+    if path.suffix == ".safetensors":
+        from glacier.train.export import load_exported
+
+        return load_exported(path)
+    file = path / CHECKPOINT
+    if not file.is_file():
+        what = "no checkpoint in this run" if path.is_dir() else "no such run"
         raise GlacierError(
-            f"{folder}: {what}, expected {CHECKPOINT}; train one with `glacier train --out {folder}`"
+            f"{path}: {what}, expected {CHECKPOINT}; train one with `glacier train --out {path}`"
         )
+    record = read_record(file)
     try:
-        record: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return Trained(
-            config=Config.from_dict(record["config"], str(path)),
-            bands=tuple(Band.from_json(band, record["dtype"]) for band in record["bands"]),
-            statistics=tuple(Statistics(**s) for s in record["statistics"]),
-            classes=tuple(Class(**c) for c in record["classes"]),
-            tile_size=record["tile_size"],
-            epoch=record["epoch"],
-            mcc=record["mcc"],
-            source=record["source"],
-            weights=record["weights"],
-        )
+        return Trained.from_about(record, record["weights"], str(file))
     except GlacierError:
         raise
+    except Exception as error:  # whatever a record of other making lacks
+        raise GlacierError(f"{file}: not a readable checkpoint; train again") from error
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A file of `write_whole`; nothing in it is executed.
+
+    Raises:
+        GlacierError: a damaged file, or no such record.
+    """
+    try:
+        record = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged file makes the unpickler raise has no common base
         raise GlacierError(f"{path}: not a readable checkpoint; train again") from error
+    if not isinstance(record, dict):
+        raise GlacierError(f"{path}: not a readable checkpoint; train again")
+    return record

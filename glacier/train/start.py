@@ -1,66 +1,171 @@
 """What `glacier train` does before and after the training itself: settings, store, run folder."""
 
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from glacier import console
-from glacier.config import Config, shipped
-from glacier.errors import GlacierError
+from glacier.config import Config, parse_settings, shipped
+from glacier.errors import GlacierError, UsageError
 from glacier.store.reader import Store, only_store
-from glacier.train.history import best_of
+from glacier.train import checkpoint, folds
+from glacier.train.history import Epoch, best_of
 from glacier.train.loop import train
-from glacier.train.ranks import join_ranks
-from glacier.train.segmenter import CHECKPOINT
+from glacier.train.ranks import Ranks, join_ranks
+from glacier.train.segmenter import CHECKPOINT, Trained, load_run
+from glacier.train.stop import Stop
 
 RUNS = Path("runs")
 
 
-def start_training(
-    config: Path | None,
-    store: Path | None,
-    out: Path | None,
-    fold: int | None,
-    settings: Iterable[str] = (),
-) -> Path:
-    """Train a run; its folder.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What `glacier train` is asked for."""
+
+    config: Path | None = None
+    """TOML, or the name of a shipped configuration."""
+    store: Path | None = None
+    out: Path | None = None
+    fold: int | str | None = None
+    """The fold held out, or `all`: one run after the other."""
+    settings: tuple[str, ...] = ()
+    """section.key=value"""
+    resume: Path | None = None
+    """A run to go on with."""
+    init: Path | None = None
+    """A run, or an exported file, to start from."""
+    limit: float | None = None
+    """Seconds until it has to be saved."""
+
+
+def start_training(request: Request) -> Path:
+    """Train a run, or one per fold; its folder.
 
     Raises:
         UsageError: settings that cannot be read or do not fit.
         GlacierError: no store, or a run that stands in the way.
     """
+    with Stop(request.limit) as stop, join_ranks() as ranks:
+        if request.resume is not None:
+            return _resume(request, ranks, stop)
+        return _start(request, ranks, stop)
+
+
+def _start(request: Request, ranks: Ranks, stop: Stop) -> Path:
+    config, store, why = _resolved(request)
+    init = load_run(request.init) if request.init else None
+    folder = request.out or new_run(Path(store.name).stem)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise GlacierError(
+            f"{folder}: exists; give a new folder with --out, or go on with --resume {folder}"
+        )
+    ranks.wait()
+    if ranks.main:
+        folder.mkdir(parents=True, exist_ok=True)
+        console.note(f"{store.path}: {len(store)} tiles; {why}; {ranks.world} x {ranks.device.type}")
+        console.note(config.to_toml())
+    if request.fold == "all":
+        folds.train_folds(config, store, folder, ranks, stop, init)
+        return folder
+    _say(folder, config, train(config, store, folder, ranks, console.bar, init=init, stop=stop), ranks)
+    return folder
+
+
+def _resolved(request: Request) -> tuple[Config, Store, str]:
+    """Settings, the store, and where the settings are from."""
     default = "hkh_pretrain" if torch.cuda.is_available() else "demo"
-    given = [*settings] + ([f"train.fold={fold}"] if fold is not None else [])
-    resolved = Config.load(found(config) if config else shipped(default), given)
-    path = store or Path(resolved.data.store or only_store(Path()))
-    opened = Store(path)
-    resolved = resolved.replaced("data", store=str(path))
-    if config is None and resolved.data.patch > opened.meta.tile_size:
-        resolved = resolved.replaced("data", patch=opened.meta.tile_size)
-    foreign = not set(opened.meta.class_names) <= set(resolved.data.target)
-    if config is None and foreign and not any(s.strip().startswith("data.target") for s in given):
-        resolved = resolved.replaced("data", target={})  # shipped for other classes
-    with join_ranks() as ranks:
-        folder = out or new_run(path.stem)
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise GlacierError(f"{folder}: exists; give a new folder with --out")
+    one = request.fold is not None and request.fold != "all"
+    given = [*request.settings, *([f"train.fold={request.fold}"] if one else [])]
+    config = Config.load(found(request.config) if request.config else shipped(default), given)
+    store = Store(request.store or Path(config.data.store or only_store(Path())))
+    config = config.replaced("data", store=str(store.path))
+    if request.config is None:
+        config = _fitted(config, store, parse_settings(given))
+    return config, store, f"the {default} settings" if request.config is None else str(request.config)
+
+
+def _fitted(config: Config, store: Store, given: Mapping[str, Any]) -> Config:
+    """Shipped settings for what a store holds, where nothing else was asked for."""
+    if config.data.patch > store.meta.tile_size:
+        config = config.replaced("data", patch=store.meta.tile_size)
+    names = set(store.meta.class_names)
+    if not names <= set(config.data.target) and "target" not in given.get("data", {}):
+        config = config.replaced("data", target={})
+    if not set(config.loss.alpha) <= names and "alpha" not in given.get("loss", {}):
+        config = config.replaced("loss", alpha={k: v for k, v in config.loss.alpha.items() if k in names})
+    return config
+
+
+def _resume(request: Request, ranks: Ranks, stop: Stop) -> Path:
+    """Go on with a run; in a new folder, if one is given."""
+    source = request.resume or Path()
+    if request.config or request.init:
+        raise UsageError("--resume goes on with a run's own settings; leave out --config and --init")
+    folder = request.out or source
+    if folder.resolve() != source.resolve():
         ranks.wait()
         if ranks.main:
-            folder.mkdir(parents=True, exist_ok=True)
-            why = f"the {default} settings" if config is None else str(config)
-            console.note(f"{path}: {len(opened)} tiles; {why}; {ranks.world} x {ranks.device.type}")
-            console.note(resolved.to_toml())
-        history = train(resolved, opened, folder, ranks, console.bar)
-        best = history[best_of(history)]
-        if ranks.main:
-            console.note(
-                f"{folder / CHECKPOINT}: epoch {best.epoch}, MCC {best.scores.mcc:.3f} on fold "
-                f"{resolved.train.fold}; score it with `glacier evaluate {folder}`, map with "
-                f"`glacier predict {folder} SCENES OUT`"
-            )
+            _copy(source, folder)
+        ranks.wait()
+    settings = parse_settings(request.settings)
+    if folds.is_cross_validation(folder):
+        config = Config.from_dict(_merged(folds.read_config(folder), settings), str(folder))
+        store = _store_of(config, request.store)
+        folds.train_folds(config.replaced("data", store=str(store.path)), store, folder, ranks, stop, None)
+        return folder
+    if request.fold is not None:
+        raise UsageError("--resume goes on with a run's own fold; leave out --fold")
+    record = checkpoint.read(folder)
+    config = checkpoint.resumed_config(record, settings, "--resume")
+    store = _store_of(config, request.store)
+    config = config.replaced("data", store=str(store.path))
+    if ranks.main:
+        done, step = len(record["history"]), record["state"]["loader"]["step"]
+        console.note(f"{folder}: goes on after {done} of {config.train.epochs} epochs and {step} steps")
+    _say(folder, config, train(config, store, folder, ranks, console.bar, resume=record, stop=stop), ranks)
     return folder
+
+
+def _merged(tables: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: {**table, **settings.get(name, {})} for name, table in tables.items()}
+
+
+def _store_of(config: Config, given: Path | None) -> Store:
+    """The store given, the run's own, or the only one here: its content is checked, not its place."""
+    own = Path(config.data.store)
+    return Store(given or (own if own.is_dir() else only_store(Path())))
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """A run from a place that cannot be written to."""
+    if folder.exists() and any(folder.iterdir()):
+        raise GlacierError(f"{folder}: exists; give a new folder with --out")
+    if not source.is_dir():
+        raise GlacierError(f"{source}: no such run to resume")
+    shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+
+
+def _say(folder: Path, config: Config, history: list[Epoch], ranks: Ranks) -> None:
+    """How it ended."""
+    if not ranks.main:
+        return
+    if len(history) < config.train.epochs:
+        console.note(
+            f"{folder}: stopped after {len(history)} of {config.train.epochs} epochs and saved; go on with "
+            f"`glacier train --resume {folder}`"
+        )
+        return
+    best = history[best_of(history)]
+    console.note(
+        f"{folder / CHECKPOINT}: epoch {best.epoch}, MCC {best.scores.mcc:.3f} on fold "
+        f"{config.train.fold}; score it with `glacier evaluate {folder}`, see it with "
+        f"`glacier report {folder}`, map with `glacier predict {folder} SCENES OUT`"
+    )
 
 
 def found(config: Path) -> Path:
@@ -75,16 +180,21 @@ def new_run(name: str) -> Path:
     return RUNS / f"{name}-{max(numbers, default=0) + 1}"
 
 
-def newest_run() -> Path:
-    """The run with the newest checkpoint.
+def newest_run(file: str = CHECKPOINT) -> Path:
+    """The run whose checkpoint `file` is the newest.
 
     Raises:
         GlacierError: there is none.
     """
-    runs = [folder for folder in _runs() if (folder / CHECKPOINT).is_file()]
+    runs = list(RUNS.glob(f"**/{file}")) if RUNS.is_dir() else []
     if not runs:
-        raise GlacierError(f"{RUNS}/: no run with a checkpoint; train one with `glacier train`")
-    return max(runs, key=lambda folder: (folder / CHECKPOINT).stat().st_mtime)
+        raise GlacierError(f"{RUNS}/: no run with a checkpoint ({file}); train one with `glacier train`")
+    return max(runs, key=lambda path: path.stat().st_mtime).parent
+
+
+def load_runs(folders: Iterable[Path]) -> list[Trained]:
+    """The runs in some folders; the newest where none is named."""
+    return [load_run(folder) for folder in (list(folders) or [newest_run()])]
 
 
 def _runs() -> list[Path]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ import torch
 
 from glacier.config import Config, shipped
 from glacier.errors import GlacierError
-from glacier.train.evaluate import evaluate_run, evaluate_tiles
+from glacier.model.losses import TERMS
+from glacier.train.checkpoint import LAST
+from glacier.train.evaluate import evaluate_runs, evaluate_tiles
 from glacier.train.history import best_of
-from glacier.train.loop import Trainer, train
+from glacier.train.loop import train
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import CHECKPOINT, load_run
+from glacier.train.trainer import Trainer
 from tests.helpers import make_store, write_scene
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -41,7 +45,10 @@ def test_a_run_holds_its_settings_history_and_best_weights(run):
     trained = load_run(run)
     best = max(history, key=lambda epoch: epoch["scores"]["mcc"])
     assert (trained.epoch, trained.mcc) == (best["epoch"], best["scores"]["mcc"])
-    assert sorted(f.name for f in run.iterdir()) == [CHECKPOINT, "config.toml", "history.jsonl"]
+    events = [f.name for f in run.glob("events.out.tfevents.*")]
+    assert len(events) == 1
+    names = sorted(f.name for f in run.iterdir())
+    assert names == [CHECKPOINT, "config.toml", *events, "history.jsonl", LAST]
 
 
 def test_the_loss_falls(store, tmp_path):
@@ -57,8 +64,9 @@ def test_the_same_seed_gives_the_same_run(store, run, tmp_path):
 
 def test_evaluation_gives_the_score_the_checkpoint_was_kept_for(store, run):
     trained = load_run(run)
-    rated = evaluate_run(trained, store, "val", ALONE)
-    assert rated.mcc == pytest.approx(trained.mcc, abs=1e-6)
+    plain = trained.with_thresholds([0.0] * 4)
+    assert evaluate_runs([plain], store, "val", ALONE).mcc == pytest.approx(trained.mcc, abs=1e-6)
+    assert evaluate_runs([trained], store, "val", ALONE).mcc >= trained.mcc - 1e-6
 
 
 def test_every_labelled_pixel_is_counted_once(store, run):
@@ -74,7 +82,7 @@ def test_a_store_packed_otherwise_gives_the_same_score(store, run, mountains, tm
     other = make_store(mountains, tmp_path / "f.zarr", tile_size=64, dtype="float32", bands=order)
     assert other.meta.band_names == order.split(",")
     trained = load_run(run)
-    one, two = (evaluate_run(trained, s, "val", ALONE) for s in (store, other))
+    one, two = (evaluate_runs([trained], s, "val", ALONE) for s in (store, other))
     assert two.mcc == pytest.approx(one.mcc, abs=2e-3)
 
 
@@ -82,13 +90,14 @@ def test_a_selection_of_bands_trains_and_scores(store, tmp_path):
     train(config('data.bands=["thermal","blue"]', "train.epochs=1"), store, tmp_path / "two", ALONE)
     trained = load_run(tmp_path / "two")
     assert [band.name for band in trained.bands] == ["thermal", "blue"]
-    assert evaluate_run(trained, store, "val", ALONE).mcc == pytest.approx(trained.mcc, abs=1e-6)
+    plain = trained.with_thresholds([0.0] * 4)
+    assert evaluate_runs([plain], store, "val", ALONE).mcc == pytest.approx(trained.mcc, abs=1e-6)
 
 
 def test_frozen_batch_norm_keeps_its_statistics(store):
     trainer = Trainer(config("train.freeze_norm=true", "train.epochs=1"), store, ALONE)
     before = {k: v.clone() for k, v in trainer.segmenter.network.named_buffers()}
-    trainer.epoch(1, lambda what, total: __import__("contextlib").nullcontext(lambda: None))
+    list(trainer.train(lambda: None))
     assert all(torch.equal(v, before[k]) for k, v in trainer.segmenter.network.named_buffers())
 
 
@@ -99,45 +108,86 @@ torch.cuda.is_available = lambda: False
 torch.set_default_dtype(torch.float64)
 from glacier.config import Config, shipped
 from glacier.store.reader import Store
-from glacier.train.evaluate import evaluate_tiles
-from glacier.train.loop import Trainer
+from glacier.train.evaluate import judge
 from glacier.train.ranks import join_ranks
+from glacier.train.trainer import Trainer
 
-config = Config.load(shipped("demo"), sys.argv[3:])
+store, found = Store(sys.argv[1]), {}
 with join_ranks() as ranks:
-    trainer = Trainer(config, Store(sys.argv[1]), ranks)
-    trainer._train_mode()
-    losses = [float(trainer.step(batch)) for batch in trainer.loader]
-    ranks.agree(trainer.segmenter)
-    matrix = evaluate_tiles(trainer.segmenter, trainer.store, np.arange(7), ranks)
+    for name in sys.argv[3].split(","):
+        config = Config.load(shipped("demo"), [*sys.argv[4:], "loss.terms={" + name + "=1.0}"])
+        trainer = Trainer(config, store, ranks)
+        list(trainer.train(lambda: None))
+        rated = judge(trainer.judged(0), store, np.arange(7), ranks, trainer.loss, 0)
+        found[name] = [trainer.losses, rated.loss, rated.matrix.tolist()]
     if ranks.main:
-        Path(sys.argv[2]).write_text(json.dumps([losses, matrix.tolist()]))
+        Path(sys.argv[2]).write_text(json.dumps(found))
 """
 
+EXACT = ["data.patch=64", "train.freeze_norm=true", "train.samples_per_epoch=160", "data.brightness=0"]
+EXACT += ["data.contrast=0", "train.lr=2e-3"]
 
-def train_by(ranks: int, store, folder: Path) -> tuple[list[float], list[list[int]]]:
-    """20 losses of a training by real processes, in double precision; then the scores of 7 tiles."""
+
+def train_by(ranks: int, store, folder: Path, terms, *settings) -> dict:
+    """20 losses by real processes, in double precision, of each term alone; then scores of 7 tiles."""
     program, out = folder / "program.py", folder / f"{ranks}.json"
     program.write_text(PROGRAM)
-    settings = ["data.patch=64", "train.batch=8", "train.samples_per_epoch=160", "train.freeze_norm=true"]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    command = [sys.executable, *launch, str(program), str(store.path), str(out), *settings]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, *launch, str(program), str(store.path), str(out), ",".join(terms)]
+    subprocess.run([*command, *EXACT, *settings], check=True, capture_output=True)
     return json.loads(out.read_text())
 
 
-def test_two_ranks_train_as_one(store, tmp_path):
+def test_two_ranks_train_as_one_by_every_loss(store, tmp_path):
     """In double precision, so that a wrong reduction cannot hide in rounding that training amplifies."""
-    (one, matrix_of_one), (two, matrix_of_two) = (train_by(ranks, store, tmp_path) for ranks in (1, 2))
-    assert len(one) == 20
-    np.testing.assert_allclose(two, one, rtol=1e-9)
-    np.testing.assert_array_equal(matrix_of_two, matrix_of_one)
-    assert np.sum(matrix_of_one) == store.histogram[:7].sum()
+    one, two = (train_by(ranks, store, tmp_path, TERMS, "train.batch=8") for ranks in (1, 2))
+    for name in TERMS:
+        losses, val_loss, matrix = one[name]
+        assert len(losses) == 20
+        assert np.ptp(losses) > 0
+        np.testing.assert_allclose(two[name][0], losses, rtol=1e-9, err_msg=name)
+        assert two[name][1] == pytest.approx(val_loss, rel=1e-9)
+        assert two[name][2] == matrix
+        assert np.sum(matrix) == store.histogram[:7].sum()
 
 
-def test_a_loss_that_is_no_number_ends_the_run(store, tmp_path):
-    with pytest.raises(GlacierError, match=r"epoch \d: the loss is no number; try a smaller train.lr"):
-        train(config("train.lr=1e30"), store, tmp_path / "run", ALONE)
+def test_accumulated_batches_train_as_one(store, tmp_path):
+    """Means over pixels are divided by the count of all micro-batches; with ranks, too."""
+    means = [name for name in TERMS if name in ("cross_entropy", "focal", "boundary_error")]
+    whole = train_by(1, store, tmp_path, means, "train.batch=16", "train.samples_per_epoch=320")
+    parts = train_by(
+        2, store, tmp_path, means, "train.batch=8", "train.accumulate=2", "train.samples_per_epoch=320"
+    )
+    for name in means:
+        assert len(whole[name][0]) == 20
+        np.testing.assert_allclose(parts[name][0], whole[name][0], rtol=1e-9, err_msg=name)
+
+
+def test_losses_that_stay_no_numbers_end_the_run(store, tmp_path):
+    with pytest.raises(GlacierError, match=r"epoch \d: the last \d+ losses are no numbers; try a smaller"):
+        train(config("train.lr=1e30", "train.clip=0"), store, tmp_path / "run", ALONE)
+
+
+def test_a_loss_that_is_no_number_is_skipped_and_leaves_all_as_it_was(store):
+    trainer = Trainer(config("train.epochs=1"), store, ALONE)
+    batches = list(trainer.loader)
+    trainer._train_mode()
+    trainer.step(batches[:1], 0)
+    before = {k: v.clone() for k, v in trainer.segmenter.network.state_dict().items()}
+    moments = [s["exp_avg"].clone() for s in trainer.optimiser.state.values()]
+    for bad in (float("nan"), float("inf")):
+        broken = replace(batches[1], image=batches[1].image.clone())
+        broken.image[0, 0, 3, 3] = bad
+        assert not torch.isfinite(trainer.step([broken], 0))
+    after = trainer.segmenter.network.state_dict()
+    counts = [k for k in before if k.endswith("num_batches_tracked")]
+    assert all(torch.equal(after[k], v) for k, v in before.items() if k not in counts)
+    assert all(
+        torch.equal(s["exp_avg"], m) for s, m in zip(trainer.optimiser.state.values(), moments, strict=True)
+    )
+    assert torch.isfinite(trainer.step(batches[2:3], 0))
+    assert all(torch.isfinite(v).all() for v in trainer.average.network.state_dict().values())
+    assert any(not torch.equal(after[k], v) for k, v in before.items())
 
 
 @pytest.mark.parametrize(
@@ -165,11 +215,11 @@ def test_a_store_with_other_classes_or_bands_is_refused(run, tmp_path):
     source = write_scene(tmp_path / "in", "s", size=160)
     other = make_store(source, tmp_path / "s.zarr", tile_size=32, classes="0=a,1=b")
     with pytest.raises(GlacierError, match="classes a, b; the run expects background, glacier"):
-        evaluate_run(trained, other, "val", ALONE)
+        evaluate_runs([trained], other, "val", ALONE)
     named = "0=background,1=glacier,2=debris,3=lake"
     other = make_store(source, tmp_path / "t.zarr", tile_size=32, classes=named)
     with pytest.raises(GlacierError, match="no band blue; it has red, nir"):
-        evaluate_run(trained, other, "val", ALONE)
+        evaluate_runs([trained], other, "val", ALONE)
 
 
 def test_of_equal_epochs_the_last_is_the_best():

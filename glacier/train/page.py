@@ -1,0 +1,242 @@
+"""A run as one HTML page that needs nothing else: no network, no scripts, no files beside it."""
+
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO, StringIO
+from itertools import cycle
+from math import inf, isnan
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+from PIL import Image
+
+from glacier.classes import Class
+from glacier.model.metrics import Scores
+from glacier.pictures import NOTHING, Picture
+
+THEMED = {"#010100": "currentColor"} | {f"#01010{n}": f"var(--curve{n})" for n in range(1, 7)}
+"""What stands in matplotlib for colours that the page chooses, since it knows whether it is dark."""
+INK, *SERIES = THEMED
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "glacier",
+    "font.size": 9,
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("axes.spines.right", "axes.spines.top", "axes.formatter.useoffset"), False),
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.alpha": 0.15,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.8,
+    "lines.markeredgewidth": 0,
+}
+SIZE = (4.2, 2.5)
+FILE_ONLY = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->| font-family: [^;]*;", re.S)
+MARKED = 30
+"""Up to so many epochs, each is a dot; beyond, only those that stand alone are seen as one."""
+LOG_MARGIN, LOG_FAR = 1.6, 300
+"""Room above and below a logarithmic curve: enough for one of 1, 2 and 5 to be in sight, however flat. From
+the second ratio on, powers of ten are enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownTile:
+    """A tile of the validation fold."""
+
+    caption: str
+    image: Picture
+    label: Picture
+    """In the classes' colours."""
+    prediction: Picture
+    """In the classes' colours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """All that is said about a run."""
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    """Names and values of what matters most."""
+    notes: Sequence[str]
+    """Sentences that say how to read the scores."""
+    history: Sequence[Mapping[str, Any]]
+    """Epochs as `Epoch.to_json` gives them."""
+    classes: Sequence[Class]
+    confusion: NDArray[np.int64]
+    """Pixels (C, C), rows true, columns predicted."""
+    scores: Scores
+    worst: Sequence[ShownTile]
+    best: Sequence[ShownTile]
+    settings: str
+    """TOML."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A value per epoch (epochs,); NaN is a gap."""
+
+    name: str
+    colour: str
+    points: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Curves over the epochs, each row of them above an axis of its own."""
+
+    title: str
+    rows: Sequence[Sequence[Curve]]
+    scale: Literal["free", "from 0", "0 to 1", "log"] = "free"
+    outlined: bool = False
+    """For colours that may be near the page's own."""
+    ringed: bool = False
+    """The first curve has a ring at the best epoch."""
+
+    @property
+    def keys(self) -> list[tuple[str, str]]:
+        """Names of the curves, and their colours in CSS."""
+        return [(c.name, THEMED.get(c.colour, c.colour)) for row in self.rows for c in row]
+
+
+def render(page: Page) -> str:
+    """The page's HTML; the same page gives the same text."""
+    environment = Environment(
+        loader=PackageLoader("glacier", "train"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent, "png": png}
+    epochs, best = [e["epoch"] for e in page.history], best_epoch(page.history)
+    return environment.get_template("page.html.jinja").render(
+        page=page,
+        best=best,
+        charts=[(c, svg(c, epochs, best, f"chart{n}")) for n, c in enumerate(charts(page))],
+        skipped=sum(e["skipped"] for e in page.history),
+        shares=row_shares(page.confusion).tolist(),
+        counts=page.confusion.tolist(),
+        key=[*((c.name, c.colour) for c in page.classes), ("no label", "#" + bytes(NOTHING).hex())],
+    )
+
+
+def best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
+    """The epoch with the highest MCC; of equals, the last."""
+    mcc = np.nan_to_num(_points(e["scores"]["mcc"] for e in history), nan=-inf)
+    return max(zip(mcc, (int(e["epoch"]) for e in history), strict=True))[1]
+
+
+def row_shares(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Each cell's share of its row; NaN in rows without pixels."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(matrix / matrix.sum(axis=1, keepdims=True), np.float64)
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """In that form; a dash for what is no number."""
+    return "–" if value is None or isnan(value) else format(value, form)
+
+
+def percent(share: float | None) -> str:
+    """One decimal; what is not quite nothing does not look like nothing."""
+    return "<0.1 %" if share and 0 < share < 0.0005 else number(share, ".1%").replace("%", " %")
+
+
+def png(picture: Picture) -> str:
+    """A picture as the address of itself."""
+    file = BytesIO()
+    Image.fromarray(picture).save(file, format="png", optimize=True)
+    return "data:image/png;base64," + b64encode(file.getvalue()).decode()
+
+
+def charts(page: Page) -> list[Chart]:
+    """The small multiples, in reading order; those without any number are left out."""
+    history, (blue, orange, *_) = page.history, SERIES
+    values = {k: _points(e[k] for e in history) for k in ("loss", "val_loss", "lr", "tiles_per_s", "wait")}
+    mcc, mean_iou = (_points(e["scores"][k] for e in history) for k in ("mcc", "mean_iou"))
+    terms = dict.fromkeys(name for e in history for name in e["terms"])
+    by_term = [
+        Curve(name, colour, _points(e["terms"].get(name) for e in history))
+        for name, colour in zip(terms, cycle(SERIES), strict=False)
+    ]
+    by_class = [
+        Curve(c.name, c.colour, _points(e["scores"]["classes"][c.name]["iou"] for e in history))
+        for c in page.classes
+    ]
+    loss = Curve("training", blue, values["loss"]), Curve("validation", orange, values["val_loss"])
+    speed = Curve("tiles per second", blue, values["tiles_per_s"])
+    wait = Curve("% waiting for data", orange, 100 * values["wait"])
+    drawn = [
+        Chart("Loss", [loss]),
+        Chart(
+            "Validation scores",
+            [[Curve("MCC", blue, mcc), Curve("mean IoU", orange, mean_iou)]],
+            ringed=True,
+        ),
+        Chart("IoU by class", [by_class], "0 to 1", outlined=True),
+        Chart("Terms of the loss, unweighted", [by_term]),
+        Chart("Speed", [[speed], [wait]], "from 0"),
+        Chart("Learning rate", [[Curve("learning rate", blue, values["lr"])]], "log"),
+    ]
+    return [c for c in drawn if any(np.isfinite(curve.points).any() for row in c.rows for curve in row)]
+
+
+def _points(values: Iterable[float | None]) -> NDArray[np.float64]:
+    points = np.array(list(values), np.float64)
+    return np.where(np.isfinite(points), points, np.nan)
+
+
+def svg(chart: Chart, epochs: Sequence[int], best: int, name: str) -> str:
+    """A chart to stand within HTML; its ids begin with `name`."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(SIZE, layout="constrained")
+        axes = figure.subplots(len(chart.rows), sharex=True, squeeze=False)[:, 0]
+        for ax, row in zip(axes, chart.rows, strict=True):
+            _draw(ax, chart, row, epochs, best)
+        axes[-1].set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+        axes[-1].xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
+        file = StringIO()
+        figure.savefig(file, format="svg", transparent=True)
+    return _inline(file.getvalue(), name)
+
+
+def _draw(ax: Axes, chart: Chart, row: Sequence[Curve], epochs: Sequence[int], best: int) -> None:
+    size = 4.5 if len(epochs) <= MARKED else 1.8
+    ax.axvline(best, color=INK, linewidth=1, linestyle=(0, (2, 3)), alpha=0.5)
+    for curve in row:
+        if chart.outlined:
+            ax.plot(epochs, curve.points, "o-", color=INK, linewidth=3, markersize=size + 1.4, alpha=0.55)
+        ax.plot(epochs, curve.points, "o-", color=curve.colour, markersize=size)
+    points = row[0].points
+    if chart.ringed:
+        at = epochs.index(best)
+        ax.plot(best, points[at], "o", c=row[0].colour, ms=9, fillstyle="none", mew=1.2)
+    if chart.scale == "0 to 1":
+        ax.set_ylim(0, 1.02)
+    elif chart.scale == "from 0":
+        ax.set_ylim(0, max(1.0, 1.1 * float(np.nanmax(points, initial=0))))
+    elif chart.scale == "log" and (positive := points[points > 0]).size:
+        low, high = positive.min() / LOG_MARGIN, positive.max() * LOG_MARGIN
+        ax.set_yscale("log", nonpositive="mask")
+        ax.set_ylim(low, high)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < LOG_FAR * low else (1,)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
+        ax.yaxis.set_minor_locator(NullLocator())
+
+
+def _inline(text: str, name: str) -> str:
+    """Matplotlib's SVG without what only files need, and with ids that no other chart of the page has."""
+    head, body = FILE_ONLY.sub("", text[text.index("<svg") :]).split(">", 1)
+    head = re.sub(r' (?:width|height|version|xmlns|xmlns:xlink)="[^"]*"', "", head)
+    body = re.sub(r'\bid="|href="#|url\(#', lambda found: f"{found[0]}{name}-", body.replace("xlink:", ""))
+    return head + ">" + re.sub("|".join(THEMED), lambda found: THEMED[found[0]], body)

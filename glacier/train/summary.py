@@ -1,0 +1,140 @@
+"""`glacier report`: what a run came to, gathered for its page."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from glacier import console
+from glacier.classes import IGNORE
+from glacier.errors import GlacierError
+from glacier.model.metrics import confusion, scores
+from glacier.pictures import class_colours
+from glacier.store.look import tile_picture
+from glacier.store.reader import Store, only_store
+from glacier.train.evaluate import placed, run_store, scored_tiles, tiles_of
+from glacier.train.loop import write_text_whole
+from glacier.train.page import Page, ShownTile, render
+from glacier.train.ranks import Ranks
+from glacier.train.report import number
+from glacier.train.segmenter import Trained, load_run
+
+SHOWN = 4
+"""Tiles that went worst, and best."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """A validation tile."""
+
+    tile: int
+    mcc: float
+    matrix: NDArray[np.int64]
+    found: NDArray[np.uint8]
+    """Class indices (H, W)."""
+
+
+def write_report(run: Path, html: Path | None, store: Path | None) -> Path:
+    """Write the page about a run; where it lies.
+
+    Raises:
+        GlacierError: no such run, or no store that fits it.
+    """
+    trained, history = load_run(run), read_history(run)
+    opened = Store(run_store([trained], store) or only_store(Path()))
+    alone = Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    tiles = tiles_of([trained], opened, "val", alone)
+    rated = rate_tiles(trained, opened, tiles, alone)
+    path = html or run / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_whole(path, render(gather(run, trained, opened, history, rated)))
+    return path
+
+
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """A run's epochs.
+
+    Raises:
+        GlacierError: none are there.
+    """
+    path = run / "history.jsonl"
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise GlacierError(f"{path}: cannot be read, expected a line per epoch; is {run} a run?") from error
+    if not lines:
+        raise GlacierError(f"{path}: no epoch in it; let the training go on first")
+    return lines
+
+
+def rate_tiles(trained: Trained, store: Store, tiles: NDArray[np.int64], ranks: Ranks) -> list[Rated]:
+    """Each tile's own confusion matrix and map."""
+    segmenter, names, rated = placed(trained, store).to(ranks.device), store.meta.class_names, []
+    for item, scored in scored_tiles(segmenter, store, tiles, ranks, track=console.bar):
+        found = scored.argmax(dim=1)
+        for sample, label, one in zip(item.samples, item.label, found, strict=True):
+            matrix = np.asarray(confusion(label, one, len(names)).cpu())
+            mcc = scores(matrix, names).mcc
+            rated.append(Rated(int(sample["tile"]), mcc, matrix, one.to(torch.uint8).cpu().numpy()))
+    return rated
+
+
+def gather(
+    run: Path, trained: Trained, store: Store, history: Sequence[dict[str, Any]], rated: Sequence[Rated]
+) -> Page:
+    """Everything the page shows."""
+    matrix = np.sum([one.matrix for one in rated], axis=0)
+    total, fold = scores(matrix, trained.class_names), trained.config.train.fold
+    several = [one for one in rated if np.count_nonzero(one.matrix.sum(axis=1)) > 1] or list(rated)
+    ordered = sorted(several, key=lambda one: one.mcc)
+    speed = float(np.median([e["tiles_per_s"] for e in history]))
+    wait = float(np.median([e["wait"] for e in history]))
+    facts = [
+        ("MCC", number(total.mcc)),
+        ("mean IoU", number(total.mean_iou)),
+        ("best epoch", f"{trained.epoch} of {len(history)}"),
+        ("windows/s in training", f"{speed:.1f}"),
+        ("waiting for data", f"{100 * wait:.1f} %"),
+        ("labelled pixels", f"{total.pixels:,}"),
+        ("tiles held out", f"{len(rated)}"),
+    ]
+    named = zip(trained.class_names, trained.prior, trained.thresholds, strict=True)
+    offsets = ", ".join(f"{name} {prior:+.2f} {extra:+.2f}" for name, prior, extra in named)
+    notes = [
+        f"Scores are over the labelled pixels of fold {fold} of {store.name}, which was held out from "
+        "training; the best epoch and the thresholds were chosen on it, so expect less elsewhere.",
+        f"Curves are without thresholds: with those of the best epoch its MCC went from "
+        f"{number(trained.mcc)} to {number(total.mcc)}.",
+        f"Added to each class's score, for the prior and as threshold: {offsets}.",
+        "Tiles are ordered by their own MCC, among those whose labels hold more than one class.",
+    ]
+    return Page(
+        title=run.resolve().name,
+        facts=facts,
+        notes=notes,
+        history=history,
+        classes=trained.classes,
+        confusion=matrix,
+        scores=total,
+        worst=[shown(one, store) for one in ordered[:SHOWN]],
+        best=[shown(one, store) for one in ordered[::-1][:SHOWN]],
+        settings=trained.config.to_toml(),
+    )
+
+
+def shown(one: Rated, store: Store) -> ShownTile:
+    """A tile's pictures; where nothing is labelled, nothing is shown of the map either."""
+    label, classes = store.label(one.tile), store.meta.classes
+    scene = store.scene_names[int(store.array("scene")[one.tile])]
+    row, column = store.array("origin")[one.tile].tolist()
+    return ShownTile(
+        caption=f"{scene}, row {row}, column {column} · MCC {number(one.mcc)}",
+        image=tile_picture(store, one.tile),
+        label=class_colours(label, classes),
+        prediction=class_colours(np.where(label == IGNORE, IGNORE, one.found).astype(np.uint8), classes),
+    )
