@@ -11,9 +11,9 @@ from numcodecs import blosc
 
 from benchmarks.peers import touch
 from glacier.config import Config, shipped
-from glacier.console import silence
 from glacier.machine import cores
 from glacier.pipeline.augment import D4, NOTHING, matrices
+from glacier.pipeline.batcher import Batch
 from glacier.pipeline.buffer import Buffer
 from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.loader import Loader
@@ -22,8 +22,8 @@ from glacier.pipeline.split import split
 from glacier.pipeline.split import statistics as tile_statistics
 from glacier.store.reader import Store
 from glacier.store.shards import CHECKSUM, Shards, decode
-from glacier.train.loop import Trainer
 from glacier.train.ranks import Ranks
+from glacier.train.trainer import Trainer
 
 Run = Callable[[], int]
 """Does its work once; how many tiles it took."""
@@ -42,9 +42,10 @@ class Rung:
 class NoStep(Trainer):
     """A training that learns nothing: its loop alone."""
 
-    def step(self, batch: Any) -> torch.Tensor:
+    def step(self, group: list[Batch], epoch: int) -> torch.Tensor:
         """Nothing."""
-        return torch.zeros(())
+        self.steps += 1
+        return torch.zeros((), dtype=torch.float64)
 
 
 class Flips(Loader):
@@ -161,7 +162,8 @@ class Ladder:
         trainer = kind(Config.load(shipped("demo"), settings), self.store, Ranks(0, 1, self.device))
 
         def run() -> int:
-            taken = len(trainer.steps(1, silence)) * self.batch
+            taken = sum(1 for _ in trainer.train(lambda: None)) * self.batch
+            trainer.close_epoch()
             self._wait()
             return taken
 

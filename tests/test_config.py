@@ -1,3 +1,4 @@
+import re
 import tomllib
 from pathlib import Path
 
@@ -71,3 +72,46 @@ def test_a_broken_file_is_named(tmp_path, text, words):
 def test_a_missing_file_is_named():
     with pytest.raises(UsageError, match="nowhere.toml: cannot be read"):
         Config.load(Path("nowhere.toml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "hkh_pretrain",
+            {"epochs": 60, "batch": 48, "lr": 5e-4, "weight_decay": 1e-4, "factor": 0.5, "patience": 5},
+        ),
+        ("finetune", {"epochs": 150, "batch": 32, "accumulate": 2, "lr": 1e-4, "patience": 8}),
+    ],
+)
+def test_shipped_trainings(name, expected):
+    train = Config.load(shipped(name)).train
+    assert {key: getattr(train, key) for key in expected} == expected
+
+
+def test_shipped_phases():
+    first, second = (Config.load(shipped(name)).loss for name in ("hkh_pretrain", "finetune"))
+    assert first.terms == {"focal": 0.6, "dice": 0.4}
+    assert second.terms == {"focal": 0.25, "dice": 0.25, "mcc": 0.35, "boundary_error": 0.15}
+    assert (second.ramp, second.ramp_from) == ({"mcc": 30, "boundary_error": 30}, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        (
+            "train.precision=fp16",
+            "train.precision: 'fp16', expected one of auto, float32, bfloat16, float16",
+        ),
+        ("train.ema=1.0", "train.ema: 1.0, expected 0 to less than 1"),
+        ("train.factor=1", "train.factor: 1.0, expected between 0 and 1; train.patience=0 keeps lr"),
+        ("train.accumulate=0", "train.accumulate: 0, expected at least 1"),
+        ("inputs.sigma=0", "inputs.sigma: 0.0, expected more than 0"),
+        ("loss.ramp={mcc=0}", "loss.ramp.mcc: 0, expected at least 1"),
+        ("loss.ramp_from=2", "loss.ramp_from: 2.0, expected 0 to 1"),
+        ("loss.term={dice=1}", "no key loss.term; did you mean terms?"),
+    ],
+)
+def test_training_settings_out_of_range_are_named(setting, words):
+    with pytest.raises(UsageError, match=re.escape(words)):
+        Config.load(shipped("demo"), [setting])

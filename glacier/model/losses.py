@@ -165,7 +165,9 @@ class Mcc(Term):
         spread_truth, spread_predicted = (1 - (truth**2).sum()), (1 - (predicted**2).sum()).clamp(min=0)
         found = overlap.sum() - (predicted * truth).sum() + EPSILON
         correlation = found / ((spread_predicted + EPSILON) * (spread_truth + EPSILON)).sqrt()
-        return 1 - correlation * ((truth > 0).sum() > 1)
+        several = ((truth > 0).sum() > 1).to(correlation.dtype)
+        loss: Tensor = 1 - correlation * several
+        return loss
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,9 +42,9 @@ def scored_tiles(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """This rank's share of `tiles`, with what `module` makes of their raw codes (N, C, H, W)."""
     mine = tiles[ranks.rank :: ranks.world]
-    with torch.inference_mode(), track("evaluate", len(mine)) as done:
+    with track("evaluate", len(mine)) as done:
         for item in tile_feed(store, mine, batch=batch, device=ranks.device):
-            with mixed(ranks.device, precision):
+            with torch.inference_mode(), mixed(ranks.device, precision):
                 found = module(item.image)
             yield item, found
             for _ in item.samples:
@@ -154,7 +154,7 @@ def tiles_of(runs: Sequence[Trained], store: Store, split: str, ranks: Ranks) ->
         which = ", ".join(map(str, folds))
         raise GlacierError(
             f"--split {split}: runs of folds {which}; each has learnt from what another holds "
-            " out, expected runs of one fold; or score them on another store with --split all"
+            "out, expected runs of one fold; or score them on another store with --split all"
         )
     if any(store.meta.source != run.source for run in runs) and ranks.main:
         warn(f"{store.path}: not the store the run was trained on; its {split} tiles may be other ground")

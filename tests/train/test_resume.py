@@ -28,7 +28,7 @@ from tests.helpers import make_store
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SMALL = [
     "data.patch=64", "train.batch=2", "train.accumulate=2", "train.samples_per_epoch=22", "train.epochs=3",
-    "train.patience=1", "train.save_steps=1", 
+    "train.patience=1", "train.save_steps=1",
     "loss.terms={focal=0.3, dice=0.3, mcc=0.4}", "loss.ramp={mcc=2}",
     "data.target={background=0.3, glacier=0.3, debris=0.3, lake=0.1}", "inputs.log=true",
 ]  # fmt: skip

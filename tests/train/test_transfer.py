@@ -1,0 +1,109 @@
+"""Starting from another run: bands and classes by name."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from glacier.classes import Class
+from glacier.config import Config, shipped
+from glacier.errors import GlacierError
+from glacier.model.networks import network
+from glacier.train.loop import train
+from glacier.train.ranks import Ranks
+from glacier.train.segmenter import Trained, load_run
+from glacier.train.trainer import Trainer
+from glacier.train.transfer import transfer
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+SMALL = ["data.patch=64", "train.batch=4", "train.samples_per_epoch=8", "train.epochs=1"]
+CLASSES = ["background", "glacier", "debris", "lake"]
+
+
+def config(*settings):
+    return Config.load(shipped("demo"), [*SMALL, *settings])
+
+
+@pytest.fixture(scope="module")
+def source(store, tmp_path_factory) -> Trained:
+    """A run on three bands and a validity plane."""
+    out = tmp_path_factory.mktemp("source") / "run"
+    train(config('data.bands=["blue","red","thermal"]', "inputs.validity=true"), store, out, ALONE)
+    return load_run(out)
+
+
+def made(config, channels, classes=4):
+    model = config.model
+    return network(
+        model.arch, model.encoder, bands=channels, classes=classes, decoder_channels=model.decoder_channels
+    )
+
+
+def test_bands_keep_their_weights_by_name_and_new_ones_take_the_mean(source):
+    channels = ["thermal", "nir", "blue", "validity", "contrast nir"]
+    net = made(source.config, 5)
+    transfer(source, net, source.config.model, channels, CLASSES)
+    new, old = net.state_dict(), source.weights
+    first = next(name for name, value in new.items() if value.ndim == 4)
+    assert source.channels == ["blue", "red", "thermal", "validity"]
+    mean = old[first][:, :3].mean(dim=1)
+    expected = [old[first][:, 2], mean, old[first][:, 0], old[first][:, 3], mean]
+    torch.testing.assert_close(new[first], torch.stack(expected, dim=1))
+    for name, value in new.items():
+        if name != first:
+            assert torch.equal(value, old[name]), name
+
+
+def test_the_same_bands_and_classes_give_the_same_network(source):
+    net = made(source.config, 4)
+    transfer(source, net, source.config.model, source.channels, CLASSES)
+    assert all(torch.equal(value, source.weights[name]) for name, value in net.state_dict().items())
+
+
+def test_classes_keep_their_heads_by_name_and_new_ones_start_anew(source):
+    net = made(source.config, 4, classes=3)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    transfer(source, net, source.config.model, source.channels, ["lake", "snow", "background"])
+    for part in ("weight", "bias"):
+        new, old = (
+            net.state_dict()[f"segmentation_head.0.{part}"],
+            source.weights[f"segmentation_head.0.{part}"],
+        )
+        assert torch.equal(new[0], old[3])
+        assert torch.equal(new[1], before[f"segmentation_head.0.{part}"][1])
+        assert torch.equal(new[2], old[0])
+
+
+def test_another_model_is_refused_by_name(source):
+    other = replace(source.config.model, encoder="resnet18", decoder_channels=())
+    net = made(replace(source.config, model=other), 4)
+    with pytest.raises(
+        GlacierError, match="--init: a run of unet with tu-tf_mobilenetv3.* is unet with resnet18"
+    ):
+        transfer(source, net, other, source.channels, CLASSES)
+
+
+def test_statistics_are_those_of_the_new_tiles(source, store):
+    trainer = Trainer(config("train.fold=1"), store, ALONE, source)
+    assert trainer.statistics[0] != source.statistics[0]
+    assert trainer.segmenter.features.names == store.meta.band_names
+    averaged = trainer.average.network.state_dict()
+    assert all(torch.equal(v, averaged[k]) for k, v in trainer.segmenter.network.state_dict().items())
+
+
+def test_a_frozen_encoder_stays_and_then_moves(source, store):
+    settings = config("train.freeze_encoder=1", "train.epochs=2", 'data.bands=["blue","red","thermal"]')
+    trainer = Trainer(settings, store, ALONE, source)
+    encoder = trainer.segmenter.network.encoder
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    head = trainer.segmenter.network.segmentation_head[0].weight.detach().clone()
+    list(trainer.train(lambda: None))
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+    assert not torch.equal(trainer.segmenter.network.segmentation_head[0].weight, head)
+    list(trainer.train(lambda: None))
+    assert not all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+
+
+def test_class_names_are_what_is_compared(source):
+    renamed = replace(source, classes=(Class("ice", 0, "#ffffff"), *source.classes[1:]))
+    assert renamed.class_names[0] == "ice"
