@@ -228,12 +228,12 @@ class CombinedLoss:
         Args:
             weights: term -> weight.
             classes: names, by index.
-            alpha: class -> weight of its pixels in focal; 1 for those not named.
+            alpha: class -> weight of its pixels in focal; 1 for those not named, others do not matter.
             ramp: term -> epochs over which its weight rises to the full one.
             ramp_from: share of it in the first epoch.
 
         Raises:
-            UsageError: a term or class that there is not, or no term.
+            UsageError: a term that there is not, or no term.
         """
         alpha, self.ramp, self.ramp_from = alpha or {}, dict(ramp or {}), ramp_from
         self.weights = {name: weight for name, weight in weights.items() if weight}
@@ -246,8 +246,6 @@ class CombinedLoss:
             )
         if not self.weights or any(weight < 0 for weight in self.weights.values()):
             raise UsageError(f"loss.terms: {dict(weights)}, expected weights of 0 or more, one above 0")
-        if strange := [name for name in alpha if name not in classes]:
-            raise UsageError(f"loss.alpha: no class {strange[0]}; expected some of {', '.join(classes)}")
         self.classes = len(classes)
         self._terms = {
             name: TERMS[name](tuple(alpha.get(c, 1.0) for c in classes)) for name in self.weights

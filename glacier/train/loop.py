@@ -113,6 +113,8 @@ class Run:
             note(plan.words(names))
             for words in plan.warnings(names, self.config.data.target):
                 warn(words)
+        if absent := [name for name in self.config.loss.alpha if name not in names]:
+            warn(f"loss.alpha: no class {', no '.join(absent)} in {self.store.name}; left out of it")
         judged = self.store.histogram[self.trainer.tiles.val].sum(axis=(0, 1, 2))
         if np.count_nonzero(judged) < 2:
             warn(

@@ -14,7 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -229,7 +229,8 @@ def _draw(ax: Axes, chart: Chart, row: Sequence[Curve], epochs: Sequence[int], b
         low, high = positive.min() / LOG_MARGIN, positive.max() * LOG_MARGIN
         ax.set_yscale("log", nonpositive="mask")
         ax.set_ylim(low, high)
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < LOG_FAR * low else (1,)))
+        digits = (1, 2, 5) if high < LOG_FAR * low else (1,)
+        ax.yaxis.set_major_locator(FixedLocator([d * 10.0**e for e in range(-12, 4) for d in digits]))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
         ax.yaxis.set_minor_locator(NullLocator())
 

@@ -96,8 +96,6 @@ def _fitted(config: Config, store: Store, given: Mapping[str, Any]) -> Config:
     names = set(store.meta.class_names)
     if not names <= set(config.data.target) and "target" not in given.get("data", {}):
         config = config.replaced("data", target={})
-    if not set(config.loss.alpha) <= names and "alpha" not in given.get("loss", {}):
-        config = config.replaced("loss", alpha={k: v for k, v in config.loss.alpha.items() if k in names})
     return config
 
 

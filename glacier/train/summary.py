@@ -98,7 +98,7 @@ def gather(
         ("MCC", number(total.mcc)),
         ("mean IoU", number(total.mean_iou)),
         ("best epoch", f"{trained.epoch} of {len(history)}"),
-        ("windows/s in training", f"{speed:.1f}"),
+        ("tiles/s in training", f"{speed:.1f}"),
         ("waiting for data", f"{100 * wait:.1f} %"),
         ("labelled pixels", f"{total.pixels:,}"),
         ("tiles held out", f"{len(rated)}"),
