@@ -53,7 +53,7 @@ def main() -> None:
 def demo(out: Path) -> None:
     """Everything in one go on synthetic mountains, into OUT (default: demo).
 
-    Made are scenes, a store, a trained run, a map and a picture. It takes minutes on two cores.
+    Made are scenes, a store, a trained run, a map, a report and a picture. It takes minutes on two cores.
     """
     from glacier.demo import run_demo
 

@@ -25,13 +25,14 @@ from glacier.train.ranks import join_ranks
 from glacier.train.report import score_table
 from glacier.train.segmenter import Trained, load_run
 from glacier.train.start import Request, start_training
+from glacier.train.summary import write_report
 
 TILE = 128
 """px: four tiles per synthetic file, so that folds have room for the tiles left out between them."""
 
 
 def run_demo(out: Path) -> None:
-    """Make scenes, a store, a run, a map and a picture in the new folder `out`.
+    """Make scenes, a store, a run, a map, a report and a picture in the new folder `out`.
 
     Raises:
         GlacierError: `out` exists.
@@ -40,10 +41,10 @@ def run_demo(out: Path) -> None:
         raise GlacierError(f"{out}: exists; give a new folder, as in `glacier demo {out}2`")
     start = time.perf_counter()
     bands, fresh = out / "mountains", out / "unseen"
-    console.note("1/5 synth: 25 tiles to learn from, and one scene never to be seen in training")
+    console.note("1/6 synth: 25 tiles to learn from, and one scene never to be seen in training")
     write_synthetic(bands, layout="bands", seed=3, count=25, size=256)
     write_synthetic(fresh, layout="scenes", seed=11, count=1, size=512)
-    console.note("2/5 ingest")
+    console.note("2/6 ingest")
     path = out / "mountains.zarr"
     workers = cores()
     ingest(bands, find_scenes(bands), path, Options(tile_size=TILE), workers=workers, track=console.bar)
@@ -52,18 +53,20 @@ def run_demo(out: Path) -> None:
     contact_sheet(summary, out / "tiles.png")
     for table in summary.tables():
         console.out.print(table)
-    console.note("3/5 train")
+    console.note("3/6 train")
     run = start_training(Request(config=shipped("demo"), store=path, out=out / "run"))
-    console.note("4/5 evaluate")
+    console.note("4/6 evaluate")
     trained = load_run(run)
     with join_ranks() as ranks:
         rated = evaluate_runs([trained], store, "val", ranks, track=console.bar)
-    console.note("5/5 predict")
+    console.note("5/6 predict")
     (mapped,) = predict_all(run, fresh, out / "maps")
+    console.note("6/6 report")
+    page = write_report(run, out / "report.html", path)
     picture = out / "demo.png"
     _draw(picture, fresh, mapped, store, trained)
     console.out.print(score_table(rated, f"held-out tiles of {path.name}"))
-    console.note(f"tiles: {out / 'tiles.png'}\nmap: {mapped}")
+    console.note(f"tiles: {out / 'tiles.png'}\nmap: {mapped}\nreport: {page}")
     console.out.print(f"picture: {picture}", highlight=False, soft_wrap=True)
     console.note(f"{time.perf_counter() - start:.0f} s in all")
 
