@@ -13,6 +13,8 @@ from glacier.ingest.write import ingest
 from glacier.scenes.bands import parse_selection
 from glacier.scenes.layouts import find_scenes
 from glacier.store.reader import Store
+from glacier.train.ranks import Ranks
+from glacier.train.stop import Stop
 
 NORTH_UP = Affine(30, 0, 500000, 0, -30, 3100000)
 
@@ -55,3 +57,15 @@ def make_store(source: Path, out: Path, *, workers: int = 1, **options) -> Store
     scenes = find_scenes(source, bands=parse_selection(settings.bands))
     ingest(source, scenes, out, settings, workers=workers)
     return Store(out)
+
+
+class After(Stop):
+    """Due after so many questions."""
+
+    def __init__(self, questions: int) -> None:
+        super().__init__()
+        self.left = questions
+
+    def due(self, ranks: Ranks, reserve: float = 0.0) -> bool:
+        self.left -= 1
+        return self.left < 0

@@ -98,7 +98,8 @@ class Focal(Term):
     def sums(self, found: Scored, target: Target) -> Tensor:
         """Summed errors (1,)."""
         error = _error(found, target)
-        alpha = torch.tensor(self.alpha, device=error.device, dtype=error.dtype)[target.truth]
+        parts = zip(self.alpha, target.one_hot.unbind(1), strict=True)
+        alpha = torch.stack([weight * where for weight, where in parts]).sum(0)
         # 1 - p from log p, exact where p is nearly 1
         return _total(alpha * (-torch.expm1(-error)) ** GAMMA * error)
 
@@ -275,7 +276,8 @@ class CombinedLoss:
 
     def combine(self, terms: Tensor, epoch: int) -> Tensor:
         """The loss: terms (terms,) by their weights in an epoch, a scalar."""
-        return (terms * torch.tensor(self.factors(epoch), dtype=terms.dtype, device=terms.device)).sum()
+        parts = [factor * term for factor, term in zip(self.factors(epoch), terms, strict=True)]
+        return torch.stack(parts).sum()  # a tensor of factors would make the CPU wait for the GPU
 
     def _risen(self, name: str, epoch: int) -> float:
         over = self.ramp.get(name, 0)

@@ -74,7 +74,8 @@ def train(
             run.epoch()
         run.finish()
     except Stopped:
-        pass
+        if ranks.main and len(history) >= config.train.epochs:
+            note(f"{out}: thresholds are still to be chosen; `glacier train --resume {out}` does")
     finally:
         run.close()
     return history
@@ -180,10 +181,10 @@ class Run:
         epoch, best = self.history[-1], best_of(self.history) == len(self.history) - 1
         if self.ranks.main and best:
             self.trainer.trained(epoch.epoch - 1, epoch.scores.mcc).save(self.out)
-        self._save()
         if self.ranks.main:
             lines = "".join(json.dumps(e.to_json()) + "\n" for e in self.history)
             write_text_whole(self.out / "history.jsonl", lines)
+        self._save()  # last: killed before, the epoch is validated again, to the same end
         if self.table and self.records:
             self.table.add(epoch, best=best)
             self.records.epoch(epoch, self.trainer)
@@ -191,6 +192,7 @@ class Run:
     def finish(self) -> None:
         """Choose thresholds for the best weights, on the validation fold."""
         if self.config.train.thresholds:
+            self._stop_if_due(2 * self.longest)
             self.ranks.wait()
             best = load_run(self.out).with_thresholds([0.0] * len(self.store.meta.classes))
             segmenter = best.segmenter(self.trainer.segmenter.inputs).to(self.ranks.device)

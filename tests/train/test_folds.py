@@ -18,7 +18,7 @@ from glacier.train.ranks import Ranks
 from glacier.train.segmenter import load_run
 from glacier.train.stop import Stop
 from glacier.train.summary import write_report
-from tests.helpers import make_store
+from tests.helpers import After, make_store
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SMALL = ["data.patch=32", "train.batch=4", "train.samples_per_epoch=8", "train.epochs=2"]
@@ -57,32 +57,20 @@ def test_a_run_per_fold_and_a_summary(three, crossed):
 
 
 def test_what_a_fold_lacks_does_not_count(crossed):
-    rated = [evaluate_stub({"lake": 0.5}), evaluate_stub({"lake": float("nan")})]
+    rated = [scores_of({"lake": 0.5}), scores_of({"lake": float("nan")})]
     over = folds.summary(rated)["over folds"]["IoU lake"]
     assert over == {"mean": 0.5, "sd": None, "folds": 1}
 
 
-def evaluate_stub(iou):
+def scores_of(iou):
     from glacier.model.metrics import ClassScores, Scores
 
     return Scores(0.5, 0.5, 9, {name: ClassScores(value, 1, 1, 1) for name, value in iou.items()})
 
 
-class Few(Stop):
-    """Due at the n-th question."""
-
-    def __init__(self, questions):
-        super().__init__()
-        self.left = questions
-
-    def due(self, ranks, reserve=0.0):
-        self.left -= 1
-        return self.left < 0
-
-
 def test_stopped_in_a_fold_it_goes_on_there(three, crossed, tmp_path):
     out = tmp_path / "cv"
-    folds.train_folds(config(), three, out, ALONE, Few(8), None)
+    folds.train_folds(config(), three, out, ALONE, After(8), None)
     assert not (out / "summary.json").exists()
     assert (out / "fold-1").is_dir()
     folds.train_folds(config(), three, out, ALONE, Stop(), None)

@@ -23,7 +23,7 @@ from glacier.train.ranks import Ranks
 from glacier.train.segmenter import CHECKPOINT, load_run, read_record
 from glacier.train.stop import Stop, parse_duration
 from glacier.train.trainer import Trainer
-from tests.helpers import make_store
+from tests.helpers import After, make_store
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 SMALL = [
@@ -66,18 +66,6 @@ def assert_same_run(one: Path, two: Path):
     best = [read_record(folder / CHECKPOINT) for folder in (one, two)]
     assert same(best[0]["weights"], best[1]["weights"])
     assert best[0]["thresholds"] == best[1]["thresholds"]
-
-
-class After(Stop):
-    """Due after so many questions."""
-
-    def __init__(self, questions):
-        super().__init__()
-        self.left = questions
-
-    def due(self, ranks, reserve=0.0):
-        self.left -= 1
-        return self.left < 0
 
 
 @pytest.fixture(scope="module")

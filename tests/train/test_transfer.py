@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from glacier.classes import Class
 from glacier.config import Config, shipped
 from glacier.errors import GlacierError
 from glacier.model.networks import network
@@ -102,8 +101,3 @@ def test_a_frozen_encoder_stays_and_then_moves(source, store):
     assert not torch.equal(trainer.segmenter.network.segmentation_head[0].weight, head)
     list(trainer.train(lambda: None))
     assert not all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
-
-
-def test_class_names_are_what_is_compared(source):
-    renamed = replace(source, classes=(Class("ice", 0, "#ffffff"), *source.classes[1:]))
-    assert renamed.class_names[0] == "ice"
