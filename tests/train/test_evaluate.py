@@ -229,16 +229,15 @@ def load_run_with(run, weights):
 
 
 def test_a_resnet34_unet_exports_below_50_mb_and_scores_as_the_run(store, tmp_path):
-    settings = config(
-        "model.encoder=resnet34", "model.decoder_channels=[]", "train.epochs=1", "train.lr=1e-3"
-    )
+    larger = ["model.encoder=resnet34", "model.decoder_channels=[]", "train.samples_per_epoch=128"]
+    settings = config(*larger, "train.epochs=1", "train.lr=1e-3")
     train(settings, store, tmp_path / "run", ALONE)
     whole = load_run(tmp_path / "run")
     assert 24e6 < sum(v.numel() for v in whole.weights.values()) < 25e6
     assert export(whole, tmp_path / "r.safetensors") < 50e6
     runs = whole, load_run(tmp_path / "r.safetensors")
     one, two = (evaluate_runs([run], store, "val", ALONE).mcc for run in runs)
-    assert one > 0.05
+    assert one > 0.2
     assert two == pytest.approx(one, abs=1e-3)
 
 
