@@ -25,6 +25,7 @@ class Features(nn.Module):
     ratio: Tensor
     mean: Tensor
     log: Tensor
+    picked: Tensor
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class Features(nn.Module):
         self.register_buffer("mean", torch.tensor(-variance / 2, dtype=kind), persistent=False)
         self.register_buffer("scale", torch.tensor(np.sqrt(variance), dtype=kind), persistent=False)
         self.places = [list(names).index(name) for name in settings.contrast]
+        self.register_buffer("picked", torch.tensor(self.places, dtype=torch.int64), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Make the channels, channels_last."""
@@ -85,7 +87,7 @@ class Features(nn.Module):
         if self.settings.validity:
             planes.append(held.any(dim=1, keepdim=True).to(image.dtype))
         if self.places:
-            planes.append(self._contrast(bands[:, self.places], held[:, self.places]))
+            planes.append(self._contrast(bands[:, self.picked], held[:, self.picked]))
         return torch.cat(planes, dim=1).contiguous(memory_format=torch.channels_last)
 
     def _contrast(self, values: Tensor, held: Tensor) -> Tensor:

@@ -17,12 +17,23 @@ FREE = {"epochs", "save_steps", "compile"}
 """Of `train`: what may change when a run is resumed."""
 
 
-def save(trainer: Trainer, history: Sequence[Epoch], folder: Path, *, finished: bool = False) -> None:
-    """Write `last.pt`, whole or not at all: by the main rank, after all have called `trainer.look`."""
+def save(
+    trainer: Trainer, history: Sequence[Epoch], folder: Path, *, longest: float, finished: bool
+) -> None:
+    """Write `last.pt`, whole or not at all: by the main rank, after all have called `trainer.look`.
+
+    Args:
+        trainer: what is to be saved.
+        history: its epochs.
+        folder: the run.
+        longest: seconds that the longest validation took, for time limits.
+        finished: whether nothing is left to do.
+    """
     record = {
         "about": about(trainer.config, trainer.store),
         "state": trainer.state_dict(),
         "history": [epoch.to_record() for epoch in history],
+        "longest": longest,
         "finished": finished,
     }
     write_whole(record, folder / LAST)
@@ -48,7 +59,7 @@ def read(folder: Path) -> dict[str, Any]:
         what = "no checkpoint to go on from in this run" if folder.is_dir() else "no such run"
         raise GlacierError(f"{folder}: {what}, expected {LAST}; start with `glacier train --out {folder}`")
     record = read_record(path)
-    if set(record) != {"about", "state", "history", "finished"}:
+    if set(record) != {"about", "state", "history", "longest", "finished"}:
         raise GlacierError(f"{path}: not a checkpoint of a training; train again")
     return record
 
@@ -69,12 +80,12 @@ def resumed_config(record: Mapping[str, Any], settings: Mapping[str, Any], where
         for key, value in table.items():
             if (section, key) != ("data", "store") and not (section == "train" and key in FREE):
                 kept = tables.get(section, {}).get(key)
-                if kept == value or [kept] == [value]:
+                if (list(kept) if isinstance(kept, tuple) else kept) == value:
                     continue
                 raise UsageError(
                     f"{where}: {section}.{key} = {value!r}, but the run to be resumed has {kept!r}; "
-                    "expected it as it was (train.epochs and train.save_steps may change), or a new run "
-                    "with --init"
+                    "expected it as it was (of train, epochs, save_steps and compile may change), or a new "
+                    "run with --init"
                 )
             tables[section][key] = value
     return Config.from_dict(tables, where)

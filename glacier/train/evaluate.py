@@ -60,6 +60,7 @@ def evaluate_tiles(
     pixels: Pixels = "labelled",
     batch: int = 4,
     track: Track = silence,
+    precision: str = "auto",
 ) -> NDArray[np.int64]:
     """The confusion matrix (C, C) over `tiles`, rows true, summed over ranks.
 
@@ -71,11 +72,13 @@ def evaluate_tiles(
         pixels: which of them count.
         batch: tiles at a time.
         track: progress.
+        precision: as `train.precision`.
     """
     classes = len(store.meta.classes)
     total = torch.zeros(classes, classes, dtype=torch.int64, device=ranks.device)
     empty = background(store) if pixels == "all" else IGNORE
-    for item, found in scored_tiles(module, store, tiles, ranks, batch=batch, track=track):
+    scored = scored_tiles(module, store, tiles, ranks, batch=batch, track=track, precision=precision)
+    for item, found in scored:
         prediction, label = found.argmax(dim=1), item.label
         if pixels == "all":
             prediction = prediction.masked_fill(no_data(store, item.image), empty)

@@ -1,7 +1,6 @@
 """Cross-validation: one run per spatial fold, and what they come to together."""
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
@@ -18,14 +17,16 @@ from glacier.model.metrics import Scores
 from glacier.store.reader import Store
 from glacier.train import checkpoint
 from glacier.train.evaluate import evaluate_runs
-from glacier.train.loop import train, write_text_whole
+from glacier.train.loop import RESERVE, train, write_text_whole
 from glacier.train.ranks import Ranks
 from glacier.train.report import number
-from glacier.train.segmenter import Trained, load_run
+from glacier.train.segmenter import Trained, load_run, read_trained
 from glacier.train.stop import Stop
 
 SETTINGS = "folds.toml"
 SUMMARY = "summary.json"
+INIT = "init.pt"
+"""What the folds start from, kept so that resuming does not depend on where it came from."""
 
 
 def train_folds(
@@ -33,11 +34,17 @@ def train_folds(
 ) -> None:
     """Train `out/fold-0`, `out/fold-1`, …, each from where it stands; then write `out/summary.json`.
 
-    Stops early where `stop` is due; the same again goes on.
+    Stops early where `stop` is due; the same again goes on. `init`, what all of them start from, is kept in
+    `out` and need not be given again.
     """
     if ranks.main:
         out.mkdir(parents=True, exist_ok=True)
-        (out / SETTINGS).write_text(config.to_toml())
+        if init:
+            init.save(out, INIT)
+        write_text_whole(out / SETTINGS, config.to_toml())
+    ranks.wait()
+    if (out / INIT).is_file():
+        init = read_trained(out / INIT)
     for fold in range(store.meta.folds):
         folder = out / f"fold-{fold}"
         ranks.wait()
@@ -47,7 +54,7 @@ def train_folds(
             console.note(f"{folder}: {'goes on' if begun else f'fold {fold} of {store.meta.folds}'}")
         own = config.replaced("train", fold=fold)
         history = train(own, store, folder, ranks, console.bar, init=init, resume=record, stop=stop)
-        if len(history) < config.train.epochs:
+        if len(history) < config.train.epochs or stop.due(ranks, RESERVE):
             if ranks.main:
                 console.note(
                     f"{out}: stopped in fold {fold} and saved; go on with `glacier train --resume {out}`"
@@ -107,4 +114,4 @@ def is_cross_validation(folder: Path) -> bool:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The settings of its runs, as nested tables."""
-    return tomllib.loads((folder / SETTINGS).read_text())
+    return Config.load(folder / SETTINGS).to_dict()

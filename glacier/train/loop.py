@@ -21,7 +21,7 @@ from glacier.train.report import EpochTable
 from glacier.train.segmenter import Trained, load_run
 from glacier.train.stop import Stop
 from glacier.train.thresholds import choose_thresholds
-from glacier.train.trainer import Stopwatch, Trainer
+from glacier.train.trainer import LOOK, Stopwatch, Trainer
 
 RESERVE = 20.0
 """Seconds that are left for a last checkpoint before a time limit."""
@@ -63,11 +63,13 @@ def train(
     """
     if resume:
         checkpoint.check(resume, config, store, out / checkpoint.LAST)
+        if resume["finished"] and len(resume["history"]) >= config.train.epochs:
+            return [Epoch.from_record(epoch) for epoch in resume["history"]]
     trainer = Trainer(config, store, ranks, init)
     history = checkpoint.restore(trainer, resume) if resume else []
     run = Run(trainer, history, out, track if ranks.main else silence, stop or Stop())
-    if resume and resume["finished"] and len(history) >= config.train.epochs:
-        return history
+    if resume:
+        run.longest = resume["longest"]
     run.open()
     try:
         while len(history) < config.train.epochs:
@@ -99,7 +101,7 @@ class Run:
         self._remark()
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "config.toml").write_text(self.config.to_toml())
-        self.records = Records(self.out, self.store, self.trainer, purge=self.trainer.steps)
+        self.records = Records(self.out, self.store, self.trainer, purge=self.trainer.steps + 1)
         self.table = EpochTable(self.store.meta.class_names)
 
     def close(self) -> None:
@@ -169,7 +171,8 @@ class Run:
             for _ in range(self.trainer.loader.step):
                 done()
             for steps in self.trainer.train(done):
-                if self.records and not self.trainer.unlooked:
+                if self.records and steps % LOOK == 0:
+                    self.trainer.look()
                     self.records.steps(self.trainer)
                 if self.stop.due(self.ranks, RESERVE):
                     self._end()
@@ -207,7 +210,8 @@ class Run:
 
     def _compare(self, chosen: Trained) -> None:
         segmenter = chosen.segmenter(self.trainer.segmenter.inputs).to(self.ranks.device)
-        matrix = evaluate_tiles(segmenter, self.store, self.trainer.tiles.val, self.ranks)
+        val, precision = self.trainer.tiles.val, self.config.train.precision
+        matrix = evaluate_tiles(segmenter, self.store, val, self.ranks, precision=precision)
         after = scores(matrix, chosen.class_names).mcc
         shown = ", ".join(
             f"{n} {t:+.1f}" for n, t in zip(chosen.class_names, chosen.thresholds, strict=True)
@@ -221,7 +225,7 @@ class Run:
     def _save(self, *, finished: bool = False) -> None:
         self.trainer.look()
         if self.ranks.main:
-            checkpoint.save(self.trainer, self.history, self.out, finished=finished)
+            checkpoint.save(self.trainer, self.history, self.out, longest=self.longest, finished=finished)
 
     def _stop_if_due(self, reserve: float) -> None:
         if self.stop.due(self.ranks, reserve):

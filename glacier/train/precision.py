@@ -29,8 +29,7 @@ def mixed(device: torch.device, precision: str = "auto") -> autocast:
 def scaler(device: torch.device, precision: str = "auto") -> GradScaler:
     """What scales the loss, and leaves out steps whose gradients are no numbers, on any device.
 
-    Only float16 needs the scale: elsewhere it is 1, and each step left out halves it, exactly.
+    Only float16 needs the scale: elsewhere it is 1, and is to be kept there.
     """
-    if half(device, precision) == torch.float16:
-        return GradScaler(device.type)
-    return GradScaler(device.type, init_scale=1.0, growth_interval=2**31 - 1)
+    scales = half(device, precision) == torch.float16
+    return GradScaler(device.type, init_scale=2.0**16 if scales else 1.0)

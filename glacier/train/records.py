@@ -23,8 +23,8 @@ class Records:
     """Events in the run's own folder: `tensorboard --logdir RUN`."""
 
     def __init__(self, folder: Path, store: Store, trainer: Trainer, *, purge: int) -> None:
-        """Begin, after `purge` optimiser steps: what an earlier process wrote of later ones is hidden."""
-        self.writer = SummaryWriter(str(folder), purge_step=purge or None)
+        """Begin at step `purge`: what an earlier process wrote from there on is hidden."""
+        self.writer = SummaryWriter(str(folder), purge_step=purge)
         self.store = store
         self.tiles = most_varied(store, SHOWN, trainer.tiles.val)
         self._watch, self._waited, self._seen = Stopwatch(), 0.0, trainer.steps

@@ -122,10 +122,10 @@ class Trained:
             weights=weights,
         )
 
-    def save(self, folder: Path) -> None:
-        """Write `best.pt`, whole or not at all."""
-        weights = {name: value.cpu() for name, value in self.weights.items()}
-        write_whole({**self.about(), "weights": weights}, folder / CHECKPOINT)
+    def save(self, folder: Path, name: str = CHECKPOINT) -> None:
+        """Write it into a folder, whole or not at all."""
+        weights = {key: value.cpu() for key, value in self.weights.items()}
+        write_whole({**self.about(), "weights": weights}, folder / name)
 
     def with_thresholds(self, thresholds: Sequence[float]) -> "Trained":
         """The same with other thresholds."""
@@ -189,6 +189,15 @@ def load_run(path: Path) -> Trained:
         raise GlacierError(
             f"{path}: {what}, expected {CHECKPOINT}; train one with `glacier train --out {path}`"
         )
+    return read_trained(file)
+
+
+def read_trained(file: Path) -> Trained:
+    """What `Trained.save` wrote.
+
+    Raises:
+        GlacierError: a damaged file, or another one.
+    """
     record = read_record(file)
     try:
         return Trained.from_about(record, record["weights"], str(file))

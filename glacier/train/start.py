@@ -112,7 +112,12 @@ def _resume(request: Request, ranks: Ranks, stop: Stop) -> Path:
         ranks.wait()
     settings = parse_settings(request.settings)
     if folds.is_cross_validation(folder):
-        config = Config.from_dict(_merged(folds.read_config(folder), settings), str(folder))
+        if request.fold not in (None, "all"):
+            raise UsageError(
+                f"--fold {request.fold}: {folder} holds all folds; leave it out, or resume one of them"
+            )
+        record = {"about": {"config": folds.read_config(folder)}}
+        config = checkpoint.resumed_config(record, settings, "--resume")
         store = _store_of(config, request.store)
         folds.train_folds(config.replaced("data", store=str(store.path)), store, folder, ranks, stop, None)
         return folder
@@ -127,10 +132,6 @@ def _resume(request: Request, ranks: Ranks, stop: Stop) -> Path:
         console.note(f"{folder}: goes on after {done} of {config.train.epochs} epochs and {step} steps")
     _say(folder, config, train(config, store, folder, ranks, console.bar, resume=record, stop=stop), ranks)
     return folder
-
-
-def _merged(tables: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: {**table, **settings.get(name, {})} for name, table in tables.items()}
 
 
 def _store_of(config: Config, given: Path | None) -> Store:
@@ -179,7 +180,7 @@ def new_run(name: str) -> Path:
 
 
 def newest_run(file: str = CHECKPOINT) -> Path:
-    """The run whose checkpoint `file` is the newest.
+    """The run whose checkpoint `file` is the newest; to be resumed, all its folds if it is one of several.
 
     Raises:
         GlacierError: there is none.
@@ -187,7 +188,9 @@ def newest_run(file: str = CHECKPOINT) -> Path:
     runs = list(RUNS.glob(f"**/{file}")) if RUNS.is_dir() else []
     if not runs:
         raise GlacierError(f"{RUNS}/: no run with a checkpoint ({file}); train one with `glacier train`")
-    return max(runs, key=lambda path: path.stat().st_mtime).parent
+    run = max(runs, key=lambda path: path.stat().st_mtime).parent
+    whole = file == checkpoint.LAST and folds.is_cross_validation(run.parent)
+    return run.parent if whole else run
 
 
 def load_runs(folders: Iterable[Path]) -> list[Trained]:

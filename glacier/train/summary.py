@@ -14,7 +14,7 @@ from glacier import console
 from glacier.classes import IGNORE
 from glacier.errors import GlacierError
 from glacier.model.metrics import confusion, scores
-from glacier.pictures import class_colours
+from glacier.pictures import Picture, class_colours
 from glacier.store.look import tile_picture
 from glacier.store.reader import Store, only_store
 from glacier.train.evaluate import placed, run_store, scored_tiles, tiles_of
@@ -35,8 +35,6 @@ class Rated:
     tile: int
     mcc: float
     matrix: NDArray[np.int64]
-    found: NDArray[np.uint8]
-    """Class indices (H, W)."""
 
 
 def write_report(run: Path, html: Path | None, store: Path | None) -> Path:
@@ -52,7 +50,7 @@ def write_report(run: Path, html: Path | None, store: Path | None) -> Path:
     rated = rate_tiles(trained, opened, tiles, alone)
     path = html or run / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_whole(path, render(gather(run, trained, opened, history, rated)))
+    write_text_whole(path, render(gather(run, trained, opened, history, rated, alone)))
     return path
 
 
@@ -73,25 +71,42 @@ def read_history(run: Path) -> list[dict[str, Any]]:
 
 
 def rate_tiles(trained: Trained, store: Store, tiles: NDArray[np.int64], ranks: Ranks) -> list[Rated]:
-    """Each tile's own confusion matrix and map."""
+    """Each tile's own confusion matrix."""
     segmenter, names, rated = placed(trained, store).to(ranks.device), store.meta.class_names, []
     for item, scored in scored_tiles(segmenter, store, tiles, ranks, track=console.bar):
-        found = scored.argmax(dim=1)
-        for sample, label, one in zip(item.samples, item.label, found, strict=True):
+        for sample, label, one in zip(item.samples, item.label, scored.argmax(dim=1), strict=True):
             matrix = np.asarray(confusion(label, one, len(names)).cpu())
-            mcc = scores(matrix, names).mcc
-            rated.append(Rated(int(sample["tile"]), mcc, matrix, one.to(torch.uint8).cpu().numpy()))
+            rated.append(Rated(int(sample["tile"]), scores(matrix, names).mcc, matrix))
     return rated
 
 
+def mapped(trained: Trained, store: Store, tiles: Sequence[int], ranks: Ranks) -> dict[int, Picture]:
+    """Each tile's map in the colours of its classes; dark where nothing is labelled."""
+    segmenter, pictures = placed(trained, store).to(ranks.device), {}
+    for item, scored in scored_tiles(segmenter, store, np.array(tiles), ranks):
+        found = (
+            torch.where(item.label == IGNORE, IGNORE, scored.argmax(dim=1)).to(torch.uint8).cpu().numpy()
+        )
+        for sample, one in zip(item.samples, found, strict=True):
+            pictures[int(sample["tile"])] = class_colours(one, store.meta.classes)
+    return pictures
+
+
 def gather(
-    run: Path, trained: Trained, store: Store, history: Sequence[dict[str, Any]], rated: Sequence[Rated]
+    run: Path,
+    trained: Trained,
+    store: Store,
+    history: Sequence[dict[str, Any]],
+    rated: Sequence[Rated],
+    ranks: Ranks,
 ) -> Page:
     """Everything the page shows."""
     matrix = np.sum([one.matrix for one in rated], axis=0)
     total, fold = scores(matrix, trained.class_names), trained.config.train.fold
     several = [one for one in rated if np.count_nonzero(one.matrix.sum(axis=1)) > 1] or list(rated)
     ordered = sorted(several, key=lambda one: one.mcc)
+    worst, best = ordered[:SHOWN], ordered[::-1][:SHOWN]
+    maps = mapped(trained, store, sorted({one.tile for one in (*worst, *best)}), ranks)
     speed = float(np.median([e["tiles_per_s"] for e in history]))
     wait = float(np.median([e["wait"] for e in history]))
     facts = [
@@ -121,20 +136,19 @@ def gather(
         classes=trained.classes,
         confusion=matrix,
         scores=total,
-        worst=[shown(one, store) for one in ordered[:SHOWN]],
-        best=[shown(one, store) for one in ordered[::-1][:SHOWN]],
+        worst=[shown(one, store, maps[one.tile]) for one in worst],
+        best=[shown(one, store, maps[one.tile]) for one in best],
         settings=trained.config.to_toml(),
     )
 
 
-def shown(one: Rated, store: Store) -> ShownTile:
-    """A tile's pictures; where nothing is labelled, nothing is shown of the map either."""
-    label, classes = store.label(one.tile), store.meta.classes
+def shown(one: Rated, store: Store, prediction: Picture) -> ShownTile:
+    """A tile's pictures, and where it lies."""
     scene = store.scene_names[int(store.array("scene")[one.tile])]
     row, column = store.array("origin")[one.tile].tolist()
     return ShownTile(
         caption=f"{scene}, row {row}, column {column} · MCC {number(one.mcc)}",
         image=tile_picture(store, one.tile),
-        label=class_colours(label, classes),
-        prediction=class_colours(np.where(label == IGNORE, IGNORE, one.found).astype(np.uint8), classes),
+        label=class_colours(store.label(one.tile), store.meta.classes),
+        prediction=prediction,
     )

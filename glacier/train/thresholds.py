@@ -31,7 +31,7 @@ def choose_thresholds(
     found, truth = [], []
     for item, logits in scored_tiles(segmenter, store, tiles, ranks, precision=precision):
         held = item.label != IGNORE
-        found.append(logits.float().permute(0, 2, 3, 1)[held][::stride])
+        found.append(logits.float().permute(0, 2, 3, 1)[held][::stride].clone())  # a view would keep all
         truth.append(item.label[held][::stride].long())
     classes, device = len(store.meta.classes), ranks.device
     sample = torch.cat([*found, torch.zeros(0, classes, device=device)])

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -25,15 +26,15 @@ from glacier.pipeline.split import split, statistics
 from glacier.store.reader import Store
 from glacier.train.average import Average
 from glacier.train.evaluate import band_places, places_or_none
-from glacier.train.precision import mixed, scaler
+from glacier.train.precision import half, mixed, scaler
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import Segmenter, Trained, make_segmenter
 from glacier.train.transfer import transfer
 
 LOOK = 10
 """Optimiser steps between two looks at the losses: each makes the CPU wait for the GPU."""
-PERSIST = 10
-"""So many losses in a row that are no numbers end the run."""
+PERSIST = 25
+"""So many steps left out in a row end the run: more than float16's scale takes to find its place."""
 
 
 class Trainer:
@@ -54,6 +55,7 @@ class Trainer:
         every = statistics(store, self.tiles.train)
         self.statistics = tuple(every[i] for i in pick)
         self.pick = places_or_none(store, pick)
+        self._pick = None if self.pick is None else torch.tensor(self.pick, device=device)
         names = store.meta.class_names
         spec = config.loss
         self.loss = CombinedLoss(
@@ -67,7 +69,7 @@ class Trainer:
         if settings.sync_norm and ranks.world > 1:
             if device.type != "cuda":
                 raise UsageError("train.sync_norm: batch norm over ranks exists on GPUs only; leave it out")
-            made.network = nn.SyncBatchNorm.convert_sync_batchnorm(made.network)  # type: ignore[no-untyped-call]
+            made.network = convert_sync_batchnorm(made.network)  # PyTorch's own loses timm's activations
         self.segmenter: Segmenter = made.to(device)
         self.average = Average(self.segmenter.network, settings.ema)
         compiled = torch.compile(self.segmenter.network) if settings.compile else self.segmenter.network
@@ -82,6 +84,7 @@ class Trainer:
             patience=settings.patience or settings.epochs,
         )
         self.scaler = scaler(device, settings.precision)
+        self.scales = half(device, settings.precision) == torch.float16
         self.loader = Loader(
             store,
             tiles=self.tiles.train,
@@ -106,10 +109,13 @@ class Trainer:
         self.steps = 0
         """Optimiser steps taken in all."""
         self.losses: list[float] = []
-        """Of this epoch's optimiser steps so far."""
+        """Of this epoch's optimiser steps so far; NaN of those left out."""
+        self.lost = 0
+        """Steps left out since the last that was not."""
         self.term_sums = torch.zeros(len(self.loss.weights), dtype=torch.float64, device=device)
         """Of this epoch so far."""
         self.unlooked: list[Tensor] = []
+        self._prior: tuple[int, tuple[float, ...]] | None = None
 
     @property
     def epoch(self) -> int:
@@ -135,13 +141,12 @@ class Trainer:
         finally:
             batches.close()  # type: ignore[attr-defined]
         self.look()
-        if not any(map(math.isfinite, self.losses)):
-            self._lost()
 
     def step(self, group: list[Batch], epoch: int) -> Tensor:
         """One optimiser step over some batches; the loss of all of them, on the device.
 
-        A loss that is no number leaves weights, batch norm and optimiser as they were.
+        A loss or gradient that is no number leaves weights, batch norm and optimiser as they were, and
+        gives NaN.
         """
         self._seed()
         targets = [self.loss.target(batch.label) for batch in group]
@@ -159,34 +164,34 @@ class Trainer:
                 forced = loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
                 torch.autograd.backward(self.scaler.scale(forced * self.ranks.world))
             total, parts = total + loss.detach(), parts + terms.detach() / len(group)
-        self._update(epoch)
-        fine = total.isfinite()
+        fine = self._update(epoch) & total.isfinite()
         for buffer, old in zip(norms, before, strict=True):
             buffer.copy_(torch.where(fine, buffer, old))
         self.term_sums += torch.where(fine, parts, 0)
         self.steps += 1
         self.average.update(self.segmenter.network, self.steps)
-        return total
+        return torch.where(fine, total, torch.nan)
 
     def _terms(self, batch: Batch, target: Any, weight: Tensor) -> Tensor:
         """Each term of the loss of a micro-batch over all ranks (terms,)."""
-        image = batch.image if self.pick is None else batch.image[:, self.pick]
+        image = batch.image if self._pick is None else batch.image[:, self._pick]
         channels = self.segmenter.features(image.to(torch.get_default_dtype()))
         with mixed(self.ranks.device, self.config.train.precision):
             logits = self.parallel(channels)
         sums = [self.ranks.add_soft(s) for s in self.loss.sums(logits, target)]
         return self.loss.terms(sums, weight)
 
-    def _update(self, epoch: int) -> None:
-        """Let the optimiser step, unless a gradient is no number."""
+    def _update(self, epoch: int) -> Tensor:
+        """Let the optimiser step, unless a gradient is no number; whether it did, on the device."""
         if epoch < self.config.train.freeze_encoder:
             for parameter in self._encoder().parameters():
                 parameter.grad = None
         self.scaler.unscale_(self.optimiser)
-        if self.config.train.clip:
-            nn.utils.clip_grad_norm_(self.segmenter.parameters(), self.config.train.clip)
+        longest = self.config.train.clip or math.inf
+        norm = nn.utils.clip_grad_norm_(self.segmenter.parameters(), longest)
         self.scaler.step(self.optimiser)
-        self.scaler.update()
+        self.scaler.update(None if self.scales else 1.0)
+        return norm.isfinite()
 
     def _in_step(self, *, last: bool) -> AbstractContextManager[Any]:
         """Ranks exchange gradients in the last micro-step alone."""
@@ -204,19 +209,18 @@ class Trainer:
         """Take the latest losses from the device.
 
         Raises:
-            GlacierError: the last `PERSIST` of them are no numbers.
+            GlacierError: `PERSIST` in a row are no numbers.
         """
-        if self.unlooked:
-            self.losses += torch.stack(self.unlooked).tolist()
-            self.unlooked.clear()
-        if len(self.losses) >= PERSIST and not any(map(math.isfinite, self.losses[-PERSIST:])):
-            self._lost()
-
-    def _lost(self) -> None:
-        raise GlacierError(
-            f"epoch {self.epoch + 1}: the last {min(len(self.losses), PERSIST)} losses are no numbers; "
-            "try a smaller train.lr or train.precision=float32"
-        )
+        new: list[float] = torch.stack(self.unlooked).tolist() if self.unlooked else []
+        self.unlooked.clear()
+        self.losses += new
+        for loss in new:
+            self.lost = 0 if math.isfinite(loss) else self.lost + 1
+        if self.lost >= PERSIST:
+            raise GlacierError(
+                f"step {self.steps}: loss or gradient of the last {self.lost} steps is no number; try a "
+                "smaller train.lr or train.precision=float32"
+            )
 
     def close_epoch(self) -> tuple[list[float], dict[str, float]]:
         """Losses and mean terms of the epoch, which are then forgotten."""
@@ -246,14 +250,17 @@ class Trainer:
 
     def prior(self, epoch: int) -> tuple[float, ...]:
         """Per class, log of the natural share of pixels over that in an epoch's samples; 0 in the mean."""
-        plan = self.loader.plan_of(epoch)
         if not (self.config.train.correct_prior and self.config.data.target):
-            return (0.0,) * len(plan.natural)
+            return (0.0,) * self.loss.classes
+        if self._prior and self._prior[0] == epoch:
+            return self._prior[1]
+        plan = self.loader.plan_of(epoch)
         ratio = [
             math.log(n / r) if n > 0 and r > 0 else 0.0
             for n, r in zip(plan.natural, plan.reached, strict=True)
         ]
-        return tuple(value - sum(ratio) / len(ratio) for value in ratio)
+        self._prior = epoch, tuple(value - sum(ratio) / len(ratio) for value in ratio)
+        return self._prior[1]
 
     def judged(self, epoch: int) -> Segmenter:
         """What is validated: the average of the weights, with the prior corrected, alike on every rank."""
@@ -294,6 +301,7 @@ class Trainer:
             "loader": self.loader.state_dict(),
             "steps": self.steps,
             "losses": self.losses,
+            "lost": self.lost,
             "terms": self.term_sums,
         }
 
@@ -305,7 +313,7 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
-        self.steps, self.losses = state["steps"], list(state["losses"])
+        self.steps, self.losses, self.lost = state["steps"], list(state["losses"]), state["lost"]
         self.term_sums.copy_(state["terms"])
 
 

@@ -10,6 +10,7 @@ from glacier.errors import GlacierError
 from glacier.train.segmenter import Trained
 
 HEAD = "segmentation_head."
+VALIDITY = "validity"
 
 
 @torch.no_grad()
@@ -19,8 +20,8 @@ def transfer(
     """Copy what `source` learnt into `net`.
 
     In the first convolution each channel takes the weights of the channel of its name, and a new one the
-    mean over the source's bands. In the head each class takes those of the class of its name, and a new
-    one stays as it is.
+    mean over the source's bands, but a validity plane nothing. In the head each class takes those of the
+    class of its name, and a new one stays as it is.
 
     Args:
         source: the run to start from.
@@ -63,7 +64,7 @@ def _by_channel(value: Tensor, old: Tensor, channels: Sequence[str], source: Tra
     then = source.channels
     mean = old[:, : len(source.bands)].mean(dim=1)
     for i, name in enumerate(channels):
-        value[:, i] = old[:, then.index(name)] if name in then else mean
+        value[:, i] = old[:, then.index(name)] if name in then else 0 if name == VALIDITY else mean
 
 
 def _by_class(value: Tensor, old: Tensor, classes: Sequence[str], then: Sequence[str]) -> None:

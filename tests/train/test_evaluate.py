@@ -3,6 +3,7 @@
 import itertools
 import json
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from glacier.errors import GlacierError
 from glacier.model.losses import CombinedLoss
 from glacier.model.metrics import scores
 from glacier.pipeline.split import split
+from glacier.train import thresholds
 from glacier.train.average import Average
 from glacier.train.ensemble import Ensemble, turned, turned_back
 from glacier.train.evaluate import evaluate_runs, evaluate_tiles, judge, no_data, placed
@@ -115,6 +117,25 @@ def test_offsets_are_the_best_of_an_exhaustive_search():
     assert zero == 0
     assert tried[round(offset, 1)] == pytest.approx(max(tried.values()), abs=2e-3)
     assert max(tried.values()) > tried[0.0] + 0.02
+
+
+def test_a_sample_of_pixels_is_all_that_is_kept(store, runs, monkeypatch):
+    """And what is chosen on every third pixel is near what all of them say."""
+    seen = []
+    monkeypatch.setattr(
+        thresholds, "best_offsets", lambda found, truth, ranks: seen.append(found) or [0.0] * 4
+    )
+    tiles = split(store, 0).val
+    thresholds.choose_thresholds(placed(runs[0], store), store, tiles, ALONE)
+    monkeypatch.setattr(thresholds, "PIXELS", len(seen[0]) // 3)
+    kept = []
+    spy = SimpleNamespace(
+        cat=lambda parts: kept.extend(parts) or torch.cat(parts), zeros=torch.zeros, long=torch.long
+    )
+    monkeypatch.setattr(thresholds, "torch", spy)
+    thresholds.choose_thresholds(placed(runs[0], store), store, tiles, ALONE)
+    assert 0.9 * len(seen[0]) / 4 < len(seen[1]) < 1.1 * len(seen[0]) / 3
+    assert all(part.untyped_storage().nbytes() <= 8 * max(part.numel(), 1) for part in kept)
 
 
 def test_offsets_never_make_it_worse():

@@ -56,7 +56,7 @@ def test_a_run_per_fold_and_a_summary(three, crossed):
     assert over["folds"] == 3
 
 
-def test_what_a_fold_lacks_does_not_count(crossed):
+def test_what_a_fold_lacks_does_not_count():
     rated = [scores_of({"lake": 0.5}), scores_of({"lake": float("nan")})]
     over = folds.summary(rated)["over folds"]["IoU lake"]
     assert over == {"mean": 0.5, "sd": None, "folds": 1}
@@ -76,6 +76,38 @@ def test_stopped_in_a_fold_it_goes_on_there(three, crossed, tmp_path):
     folds.train_folds(config(), three, out, ALONE, Stop(), None)
     whole, again = (json.loads((f / "summary.json").read_text()) for f in (crossed, out))
     assert again == whole
+
+
+def test_folds_go_on_from_the_run_they_started_from(three, crossed, tmp_path, monkeypatch):
+    """Through the command, which resumes all folds, and does not ask for the run again."""
+    monkeypatch.chdir(tmp_path)
+    source = load_run(crossed / "fold-0")
+    slow = config("train.lr=1e-9", "train.ema=0", "train.freeze_norm=true", "train.thresholds=false")
+    folds.train_folds(slow, three, tmp_path / "runs" / "cv", ALONE, After(4), source)
+    assert not (tmp_path / "runs" / "cv" / "fold-1").exists()
+    done = call("train", "--resume", "--store", three.path)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "runs" / "cv" / "summary.json").is_file()
+    for k in range(3):
+        weights = load_run(tmp_path / "runs" / "cv" / f"fold-{k}").weights
+        for name, value in weights.items():
+            torch.testing.assert_close(value, source.weights[name], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--set", "train.lr=0.5"), "train.lr = 0.5, but the run to be resumed has 0.002"),
+        (("--set", "loss.terms={dice=1.0}"), "loss.terms = {'dice': 1.0}, but"),
+        (("--fold", "1"), "holds all folds; leave it out"),
+    ],
+)
+def test_folds_go_on_as_they_were_or_not_at_all(three, crossed, words, message):
+    before = (crossed / "folds.toml").read_text()
+    done = call("train", "--resume", crossed, "--store", three.path, *words)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+    assert (crossed / "folds.toml").read_text() == before
 
 
 class Tags(HTMLParser):

@@ -167,8 +167,42 @@ def test_accumulated_batches_train_as_one(store, tmp_path):
 
 
 def test_losses_that_stay_no_numbers_end_the_run(store, tmp_path):
-    with pytest.raises(GlacierError, match=r"epoch \d: the last \d+ losses are no numbers; try a smaller"):
-        train(config("train.lr=1e30", "train.clip=0"), store, tmp_path / "run", ALONE)
+    settings = config("train.lr=1e30", "train.clip=0", "train.samples_per_epoch=160")
+    with pytest.raises(
+        GlacierError, match=r"step \d+: loss or gradient of the last 2\d steps is no number"
+    ):
+        train(settings, store, tmp_path / "run", ALONE)
+
+
+@pytest.mark.parametrize("break_it", ["loss", "gradient"])
+def test_what_is_finite_on_one_side_alone_is_left_out_too(store, break_it, monkeypatch):
+    """An infinite loss with finite gradients, and a finite loss with a gradient that is none."""
+    trainer = Trainer(config("train.epochs=1"), store, ALONE)
+    batches = list(trainer.loader)
+    trainer._train_mode()
+    before = {k: v.clone() for k, v in trainer.segmenter.network.state_dict().items()}
+    combine = trainer.loss.combine
+    if break_it == "loss":
+        monkeypatch.setattr(trainer.loss, "combine", lambda terms, epoch: combine(terms, epoch) + torch.inf)
+    else:
+        first = next(trainer.segmenter.network.parameters())
+        first.register_hook(lambda gradient: gradient * torch.nan)
+    assert trainer.step(batches[:1], 0).isnan()
+    for name, value in trainer.segmenter.network.state_dict().items():
+        assert name.endswith("num_batches_tracked") or torch.equal(value, before[name]), name
+    assert trainer.scaler.get_scale() == 1.0
+
+
+def test_batch_norm_over_ranks_keeps_activations(store):
+    from timm.layers import convert_sync_batchnorm
+
+    trainer = Trainer(config("train.epochs=1"), store, ALONE)
+    network = trainer.segmenter.network.eval()
+    image = torch.randn(2, 7, 64, 64)
+    with torch.inference_mode():
+        before = network(image)
+        after = convert_sync_batchnorm(network).eval()(image)
+    torch.testing.assert_close(after, before)
 
 
 def test_a_loss_that_is_no_number_is_skipped_and_leaves_all_as_it_was(store):

@@ -101,3 +101,15 @@ def test_a_frozen_encoder_stays_and_then_moves(source, store):
     assert not torch.equal(trainer.segmenter.network.segmentation_head[0].weight, head)
     list(trainer.train(lambda: None))
     assert not all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+
+
+def test_a_new_validity_plane_counts_for_nothing(store, tmp_path):
+    train(config("train.epochs=1"), store, tmp_path / "plain", ALONE)
+    plain = load_run(tmp_path / "plain")
+    net = made(plain.config, 8)
+    transfer(plain, net, plain.config.model, [*plain.channels, "validity"], CLASSES)
+    old = made(plain.config, 7)
+    old.load_state_dict(plain.weights)
+    image, plane = torch.randn(1, 7, 64, 64), torch.ones(1, 1, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(net.eval()(torch.cat((image, plane), 1)), old.eval()(image))
