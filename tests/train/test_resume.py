@@ -151,7 +151,7 @@ def test_what_would_be_another_run_is_refused(whole, settings, words):
 
 
 def test_other_bands_classes_or_models_are_refused_by_name(store, whole, mountains, tmp_path):
-    record = checkpoint.read(whole)
+    record = {**checkpoint.read(whole), "finished": False}
     for option, words in (
         ("bands", "the bands blue, green"),
         ("classes", "the classes background, glacier"),
