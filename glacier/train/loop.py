@@ -171,9 +171,10 @@ class Run:
             for _ in range(self.trainer.loader.step):
                 done()
             for steps in self.trainer.train(done):
-                if self.records and steps % LOOK == 0:
-                    self.trainer.look()
-                    self.records.steps(self.trainer)
+                if steps % LOOK == 0:
+                    self.trainer.look()  # on every rank at once: it may end the run
+                    if self.records:
+                        self.records.steps(self.trainer)
                 if self.stop.due(self.ranks, RESERVE):
                     self._end()
                 if steps % self.config.train.save_steps == 0:
