@@ -263,8 +263,7 @@ def evaluate(
 ) -> None:
     """Score RUNS (default: the newest) on a store's tiles; several runs are one ensemble."""
     from glacier import console
-    from glacier.store.reader import Store, only_store
-    from glacier.train.evaluate import evaluate_runs, run_store
+    from glacier.train.evaluate import evaluate_runs, store_of
     from glacier.train.ranks import join_ranks
     from glacier.train.report import score_table
     from glacier.train.segmenter import load_run
@@ -272,7 +271,7 @@ def evaluate(
 
     folders = runs or (newest_run(),)
     trained = [load_run(folder) for folder in folders]
-    opened = Store(run_store(trained, store) or only_store(Path()))
+    opened = store_of(trained[0].config, store)
     with join_ranks() as ranks:
         rated = evaluate_runs(
             trained, opened, split, ranks, pixels=pixels, tta=tta, track=console.bar  # type: ignore[arg-type]

@@ -11,6 +11,8 @@ from torch.nn import functional
 from glacier.config import InputsConfig
 from glacier.errors import UsageError
 
+VALIDITY = "validity"
+"""Name of the plane that says where there is data."""
 FLOOR = 4.0
 """Logarithms lie at most so many deviations below their mean: darker values, down to none, are alike."""
 
@@ -52,7 +54,7 @@ class Features(nn.Module):
             raise UsageError(f"inputs.contrast: no band {strange[0]}; expected some of {', '.join(names)}")
         self.names = [
             *names,
-            *["validity"] * settings.validity,
+            *[VALIDITY] * settings.validity,
             *(f"contrast {n}" for n in settings.contrast),
         ]
         """Of the channels."""
@@ -69,8 +71,8 @@ class Features(nn.Module):
         self.register_buffer("ratio", torch.tensor(ratio, dtype=kind), persistent=False)
         self.register_buffer("mean", torch.tensor(-variance / 2, dtype=kind), persistent=False)
         self.register_buffer("scale", torch.tensor(np.sqrt(variance), dtype=kind), persistent=False)
-        self.places = [list(names).index(name) for name in settings.contrast]
-        self.register_buffer("picked", torch.tensor(self.places, dtype=torch.int64), persistent=False)
+        places = [list(names).index(name) for name in settings.contrast]
+        self.register_buffer("picked", torch.tensor(places, dtype=torch.int64), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Make the channels, channels_last."""
@@ -86,7 +88,7 @@ class Features(nn.Module):
         planes = [bands]
         if self.settings.validity:
             planes.append(held.any(dim=1, keepdim=True).to(image.dtype))
-        if self.places:
+        if self.settings.contrast:
             planes.append(self._contrast(bands[:, self.picked], held[:, self.picked]))
         return torch.cat(planes, dim=1).contiguous(memory_format=torch.channels_last)
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ EPSILON = 1e-6
 """Of `mcc`, as a share: what keeps its gradient finite where all predictions are one class."""
 
 
-class Target(NamedTuple):
+@dataclass(frozen=True)
+class Target:
     """What a label says, in the forms that terms need."""
 
     truth: Tensor
@@ -32,14 +33,34 @@ class Target(NamedTuple):
     one_hot: Tensor
     """(N, C, H, W) float32, 0 where there is no label"""
 
+    @cached_property
+    def near(self) -> Tensor:
+        """(N, H, W) whether a labelled pixel lies within `NEAR` px of another class."""
+        around = _dilate(self.one_hot, 2 * NEAR + 1)
+        return (around.sum(dim=1) > 1) & (self.labelled > 0)
 
-class Scored(NamedTuple):
-    """What a network says, in the forms that terms need."""
+
+@dataclass(frozen=True)
+class Scored:
+    """What a network says of a target, in the forms that terms need; each is made once."""
 
     log_share: Tensor
     """(N, C, H, W) logarithm of the softmax"""
     share: Tensor
     """(N, C, H, W) softmax, 0 where there is no label"""
+    target: Target
+
+    @cached_property
+    def error(self) -> Tensor:
+        """−log p of the true class (N, H, W), 0 where there is none."""
+        true = self.log_share.gather(1, self.target.truth[:, None])[:, 0]
+        return -true.masked_fill(self.target.labelled == 0, 0)
+
+    @cached_property
+    def overlap(self) -> Tensor:
+        """Overlap Σ p·t, prediction Σ p and truth Σ t by class (3 C,)."""
+        parts = (self.share * self.target.one_hot, self.share, self.target.one_hot)
+        return torch.cat([_by_class(part) for part in parts])
 
 
 def target_of(label: Tensor, classes: int) -> Target:
@@ -55,7 +76,7 @@ def target_of(label: Tensor, classes: int) -> Target:
 def scored(logits: Tensor, target: Target) -> Scored:
     """Forms of class scores (N, C, H, W), in single precision at least."""
     log_share = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
-    return Scored(log_share, log_share.exp() * target.labelled[:, None])
+    return Scored(log_share, log_share.exp() * target.labelled[:, None], target)
 
 
 class Term(ABC):
@@ -75,21 +96,25 @@ class Term(ABC):
         return target.labelled.sum(dtype=torch.float64)
 
 
-@dataclass(frozen=True, slots=True)
-class CrossEntropy(Term):
-    """Mean over labelled pixels of −log p of the true class."""
-
-    def sums(self, found: Scored, target: Target) -> Tensor:
-        """Summed errors (1,)."""
-        return _total(_error(found, target))
+class Mean(Term):
+    """A mean over pixels: one sum, divided by a count."""
 
     def loss(self, sums: Tensor, weight: Tensor) -> Tensor:
-        """The mean."""
+        """The mean; 0 where there is nothing to average over."""
         return sums[0] / weight.clamp(min=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Focal(Term):
+class CrossEntropy(Mean):
+    """Mean over labelled pixels of −log p of the true class."""
+
+    def sums(self, found: Scored, target: Target) -> Tensor:
+        """Summed errors (1,)."""
+        return _total(found.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Focal(Mean):
     """Mean over labelled pixels of −α (1 − p)² log p of the true class (Lin et al., 2017)."""
 
     alpha: tuple[float, ...]
@@ -97,19 +122,15 @@ class Focal(Term):
 
     def sums(self, found: Scored, target: Target) -> Tensor:
         """Summed errors (1,)."""
-        error = _error(found, target)
+        error = found.error
         parts = zip(self.alpha, target.one_hot.unbind(1), strict=True)
         alpha = torch.stack([weight * where for weight, where in parts]).sum(0)
         # 1 - p from log p, exact where p is nearly 1
         return _total(alpha * (-torch.expm1(-error)) ** GAMMA * error)
 
-    def loss(self, sums: Tensor, weight: Tensor) -> Tensor:
-        """The mean."""
-        return sums[0] / weight.clamp(min=1)
-
 
 @dataclass(frozen=True, slots=True)
-class BoundaryError(Term):
+class BoundaryError(Mean):
     """Mean of −log p over the labelled pixels within `NEAR` px of another labelled class.
 
     A class ends only where another begins: along no data there is no boundary.
@@ -117,20 +138,11 @@ class BoundaryError(Term):
 
     def sums(self, found: Scored, target: Target) -> Tensor:
         """Summed errors (1,)."""
-        return _total(_error(found, target).masked_fill(~self._near(target), 0))
-
-    def loss(self, sums: Tensor, weight: Tensor) -> Tensor:
-        """The mean; 0 where there is no boundary."""
-        return sums[0] / weight.clamp(min=1)
+        return _total(found.error.masked_fill(~target.near, 0))
 
     def weight(self, target: Target) -> Tensor:
         """Pixels near a boundary."""
-        return self._near(target).sum(dtype=torch.float64)
-
-    def _near(self, target: Target) -> Tensor:
-        around = _dilate(target.one_hot, 2 * NEAR + 1)
-        near: Tensor = (around.sum(dim=1) > 1) & (target.labelled > 0)
-        return near
+        return target.near.sum(dtype=torch.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +151,7 @@ class Dice(Term):
 
     def sums(self, found: Scored, target: Target) -> Tensor:
         """Overlap Σ p·t, prediction Σ p and truth Σ t by class (3 C,)."""
-        return _overlap(found, target)
+        return found.overlap
 
     def loss(self, sums: Tensor, weight: Tensor) -> Tensor:
         """One minus the mean coefficient, each smoothed by one pixel."""
@@ -156,7 +168,7 @@ class Mcc(Term):
 
     def sums(self, found: Scored, target: Target) -> Tensor:
         """As of `Dice` (3 C,)."""
-        return _overlap(found, target)
+        return found.overlap
 
     def loss(self, sums: Tensor, weight: Tensor) -> Tensor:
         """1 for a batch of one class or none, where no correlation is defined."""
@@ -284,12 +296,6 @@ class CombinedLoss:
         return min(1.0, self.ramp_from + (1 - self.ramp_from) * epoch / over) if over else 1.0
 
 
-def _error(found: Scored, target: Target) -> Tensor:
-    """−log p of the true class (N, H, W), 0 where there is none."""
-    true = found.log_share.gather(1, target.truth[:, None])[:, 0]
-    return -true.masked_fill(target.labelled == 0, 0)
-
-
 def _total(error: Tensor) -> Tensor:
     """Sum over a batch (1,): of single precision within an image only."""
     return error.sum(dim=(1, 2)).double().sum()[None]
@@ -298,11 +304,6 @@ def _total(error: Tensor) -> Tensor:
 def _by_class(value: Tensor) -> Tensor:
     """Sums (C,) of (N, C, H, W)."""
     return value.sum(dim=(2, 3)).double().sum(dim=0)
-
-
-def _overlap(found: Scored, target: Target) -> Tensor:
-    parts = (found.share * target.one_hot, found.share, target.one_hot)
-    return torch.cat([_by_class(part) for part in parts])
 
 
 def _dilate(value: Tensor, window: int) -> Tensor:

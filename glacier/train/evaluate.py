@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from glacier.classes import IGNORE
+from glacier.config import Config
 from glacier.console import Track, silence, warn
 from glacier.errors import GlacierError
 from glacier.model.losses import CombinedLoss
@@ -20,7 +21,7 @@ from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.loader import tile_feed
 from glacier.pipeline.split import Tiles
 from glacier.pipeline.split import split as split_tiles
-from glacier.store.reader import Store
+from glacier.store.reader import Store, only_store
 from glacier.train.ensemble import Ensemble
 from glacier.train.precision import mixed
 from glacier.train.ranks import Ranks
@@ -197,10 +198,10 @@ def no_data(store: Store, raw: Tensor) -> Tensor:
     return (part == codes[:, None, None]).all(dim=1)
 
 
-def run_store(runs: Sequence[Trained], given: Path | None) -> Path | None:
-    """The store to score on: the one given, or that of the runs if it is still there."""
-    own = Path(runs[0].config.data.store)
-    return given or (own if own.name and own.is_dir() else None)
+def store_of(config: Config, given: Path | None) -> Store:
+    """The store given, that of the settings if it is still there, or the only one here."""
+    own = Path(config.data.store)
+    return Store(given or (own if own.name and own.is_dir() else only_store(Path())))
 
 
 def places_or_none(store: Store, places: list[int]) -> list[int] | None:

@@ -1,7 +1,6 @@
 """A run's weights as one safetensors file, in half precision, with all that is needed to use them."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from glacier.errors import GlacierError
 from glacier.train.segmenter import Trained
+from glacier.train.whole import replacing
 from glacier.version import __version__
 
 KEY = "glacier"
@@ -27,9 +27,8 @@ def export(trained: Trained, path: Path) -> int:
     weights = {name: _halved(value) for name, value in trained.weights.items()}
     metadata = {KEY: json.dumps(trained.about()), "created_by": f"glacier {__version__}"}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    save_file(weights, partial, metadata=metadata)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file(weights, partial, metadata=metadata)
     return path.stat().st_size
 
 

@@ -17,11 +17,12 @@ from glacier.model.metrics import Scores
 from glacier.store.reader import Store
 from glacier.train import checkpoint
 from glacier.train.evaluate import evaluate_runs
-from glacier.train.loop import RESERVE, train, write_text_whole
+from glacier.train.loop import RESERVE, train
 from glacier.train.ranks import Ranks
 from glacier.train.report import number
 from glacier.train.segmenter import Trained, load_run, read_trained
 from glacier.train.stop import Stop
+from glacier.train.whole import write_text_whole
 
 SETTINGS = "folds.toml"
 SUMMARY = "summary.json"
@@ -69,8 +70,7 @@ def train_folds(
 
 def score_fold(run: Trained, store: Store, ranks: Ranks) -> Scores:
     """Of the best weights on the fold held out, without thresholds, which were chosen on it."""
-    plain = run.with_thresholds([0.0] * len(run.classes))
-    return evaluate_runs([plain], store, "val", ranks, track=console.bar)
+    return evaluate_runs([run.without_thresholds()], store, "val", ranks, track=console.bar)
 
 
 def summary(rated: Sequence[Scores]) -> dict[str, Any]:

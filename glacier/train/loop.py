@@ -1,7 +1,6 @@
 """Training from its first epoch to its last, or until it has to stop: validate, keep the best, save."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from glacier.train.segmenter import Trained, load_run
 from glacier.train.stop import Stop
 from glacier.train.thresholds import choose_thresholds
 from glacier.train.trainer import LOOK, Stopwatch, Trainer
+from glacier.train.whole import write_text_whole
 
 RESERVE = 20.0
 """Seconds that are left for a last checkpoint before a time limit."""
@@ -171,10 +171,8 @@ class Run:
             for _ in range(self.trainer.loader.step):
                 done()
             for steps in self.trainer.train(done):
-                if steps % LOOK == 0:
-                    self.trainer.look()  # on every rank at once: it may end the run
-                    if self.records:
-                        self.records.steps(self.trainer)
+                if self.records and steps % LOOK == 0:
+                    self.records.steps(self.trainer)
                 if self.stop.due(self.ranks, RESERVE):
                     self._end()
                 if steps % self.config.train.save_steps == 0:
@@ -198,7 +196,7 @@ class Run:
         if self.config.train.thresholds:
             self._stop_if_due(2 * self.longest)
             self.ranks.wait()
-            best = load_run(self.out).with_thresholds([0.0] * len(self.store.meta.classes))
+            best = load_run(self.out).without_thresholds()
             segmenter = best.segmenter(self.trainer.segmenter.inputs).to(self.ranks.device)
             val, precision = self.trainer.tiles.val, self.config.train.precision
             offsets = choose_thresholds(segmenter, self.store, val, self.ranks, precision=precision)
@@ -236,10 +234,3 @@ class Run:
         self._save()
         self.ranks.wait()
         raise Stopped
-
-
-def write_text_whole(path: Path, text: str) -> None:
-    """Write `text` so that whoever looks finds the old file or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -1,6 +1,7 @@
 """What networks compute in: half precision where there is CUDA, else float32; or what is asked for."""
 
 import torch
+from torch import Tensor
 from torch.amp import GradScaler, autocast
 
 
@@ -26,10 +27,19 @@ def mixed(device: torch.device, precision: str = "auto") -> autocast:
     return autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
+class Unscaled(GradScaler):
+    """Leaves steps out like its parent, but at a scale of 1, whatever happens."""
+
+    def update(self, new_scale: float | Tensor | None = None) -> None:
+        """Stay at 1."""
+        super().update(1.0)
+
+
 def scaler(device: torch.device, precision: str = "auto") -> GradScaler:
     """What scales the loss, and leaves out steps whose gradients are no numbers, on any device.
 
-    Only float16 needs the scale: elsewhere it is 1, and is to be kept there.
+    Only float16 needs the scale.
     """
-    scales = half(device, precision) == torch.float16
-    return GradScaler(device.type, init_scale=2.0**16 if scales else 1.0)
+    if half(device, precision) == torch.float16:
+        return GradScaler(device.type)
+    return Unscaled(device.type, init_scale=1.0)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from glacier.classes import IGNORE
@@ -27,7 +28,7 @@ class Records:
         self.writer = SummaryWriter(str(folder), purge_step=purge)
         self.store = store
         self.tiles = most_varied(store, SHOWN, trainer.tiles.val)
-        self._watch, self._waited, self._seen = Stopwatch(), 0.0, trainer.steps
+        self._mark(trainer)
 
     def steps(self, trainer: Trainer) -> None:
         """Loss, tiles/s and data wait of the latest optimiser steps."""
@@ -41,6 +42,10 @@ class Records:
             "step/tiles per s", taken * settings.batch * settings.accumulate / seconds, trainer.steps
         )
         self.writer.add_scalar("step/wait %", 100 * waited / seconds, trainer.steps)
+        self._mark(trainer)
+
+    def _mark(self, trainer: Trainer) -> None:
+        """What comes next is counted from here."""
         self._watch, self._waited, self._seen = Stopwatch(), trainer.loader.waited, trainer.steps
 
     def epoch(self, epoch: Epoch, trainer: Trainer) -> None:
@@ -60,7 +65,7 @@ class Records:
         if (epoch.epoch - 1) % EVERY == 0 or epoch.epoch == trainer.config.train.epochs:
             self._maps(trainer, epoch.epoch - 1)
         self.writer.flush()
-        self._watch, self._waited, self._seen = Stopwatch(), trainer.loader.waited, trainer.steps
+        self._mark(trainer)
 
     def _maps(self, trainer: Trainer, number: int) -> None:
         segmenter = trainer.judged_here(number)
@@ -76,7 +81,7 @@ class Records:
         self.writer.close()
 
 
-def beside(store: Store, tile: int, found: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Picture:
+def beside(store: Store, tile: int, found: NDArray[np.uint8]) -> Picture:
     """A tile in false colour, its label, and class indices (H, W) found for it, side by side."""
     label, classes = store.label(tile), store.meta.classes
     shown = np.where(label == IGNORE, IGNORE, found).astype(np.uint8)

@@ -16,6 +16,7 @@ from glacier.model.features import Features
 from glacier.model.networks import network
 from glacier.pipeline.inputs import Inputs
 from glacier.store.bands import Band, Statistics
+from glacier.train.whole import replacing
 
 CHECKPOINT = "best.pt"
 
@@ -131,15 +132,17 @@ class Trained:
         """The same with other thresholds."""
         return replace(self, thresholds=tuple(thresholds))
 
+    def without_thresholds(self) -> "Trained":
+        """The same with none."""
+        return self.with_thresholds([0.0] * len(self.classes))
+
 
 def write_whole(record: dict[str, Any], path: Path) -> None:
     """Save `record` at `path` so that whoever looks finds the old file or the new one, never a part."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         torch.save(record, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def make_features(config: Config, bands: Sequence[Band], statistics: Sequence[Statistics]) -> Features:

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from glacier.config import Config, parse_settings, shipped
 from glacier.errors import GlacierError, UsageError
 from glacier.store.reader import Store, only_store
 from glacier.train import checkpoint, folds
+from glacier.train.evaluate import store_of
 from glacier.train.history import Epoch, best_of
 from glacier.train.loop import train
 from glacier.train.ranks import Ranks, join_ranks
-from glacier.train.segmenter import CHECKPOINT, Trained, load_run
+from glacier.train.segmenter import CHECKPOINT, load_run
 from glacier.train.stop import Stop
 
 RUNS = Path("runs")
@@ -118,26 +119,20 @@ def _resume(request: Request, ranks: Ranks, stop: Stop) -> Path:
             )
         record = {"about": {"config": folds.read_config(folder)}}
         config = checkpoint.resumed_config(record, settings, "--resume")
-        store = _store_of(config, request.store)
+        store = store_of(config, request.store)
         folds.train_folds(config.replaced("data", store=str(store.path)), store, folder, ranks, stop, None)
         return folder
     if request.fold is not None:
         raise UsageError("--resume goes on with a run's own fold; leave out --fold")
     record = checkpoint.read(folder)
     config = checkpoint.resumed_config(record, settings, "--resume")
-    store = _store_of(config, request.store)
+    store = store_of(config, request.store)
     config = config.replaced("data", store=str(store.path))
     if ranks.main:
         done, step = len(record["history"]), record["state"]["loader"]["step"]
         console.note(f"{folder}: goes on after {done} of {config.train.epochs} epochs and {step} steps")
     _say(folder, config, train(config, store, folder, ranks, console.bar, resume=record, stop=stop), ranks)
     return folder
-
-
-def _store_of(config: Config, given: Path | None) -> Store:
-    """The store given, the run's own, or the only one here: its content is checked, not its place."""
-    own = Path(config.data.store)
-    return Store(given or (own if own.is_dir() else only_store(Path())))
 
 
 def _copy(source: Path, folder: Path) -> None:
@@ -191,11 +186,6 @@ def newest_run(file: str = CHECKPOINT) -> Path:
     run = max(runs, key=lambda path: path.stat().st_mtime).parent
     whole = file == checkpoint.LAST and folds.is_cross_validation(run.parent)
     return run.parent if whole else run
-
-
-def load_runs(folders: Iterable[Path]) -> list[Trained]:
-    """The runs in some folders; the newest where none is named."""
-    return [load_run(folder) for folder in (list(folders) or [newest_run()])]
 
 
 def _runs() -> list[Path]:

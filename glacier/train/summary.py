@@ -16,13 +16,13 @@ from glacier.errors import GlacierError
 from glacier.model.metrics import confusion, scores
 from glacier.pictures import Picture, class_colours
 from glacier.store.look import tile_picture
-from glacier.store.reader import Store, only_store
-from glacier.train.evaluate import placed, run_store, scored_tiles, tiles_of
-from glacier.train.loop import write_text_whole
+from glacier.store.reader import Store
+from glacier.train.evaluate import placed, scored_tiles, store_of, tiles_of
 from glacier.train.page import Page, ShownTile, render
 from glacier.train.ranks import Ranks
 from glacier.train.report import number
-from glacier.train.segmenter import Trained, load_run
+from glacier.train.segmenter import Segmenter, Trained, load_run
+from glacier.train.whole import write_text_whole
 
 SHOWN = 4
 """Tiles that went worst, and best."""
@@ -44,13 +44,25 @@ def write_report(run: Path, html: Path | None, store: Path | None) -> Path:
         GlacierError: no such run, or no store that fits it.
     """
     trained, history = load_run(run), read_history(run)
-    opened = Store(run_store([trained], store) or only_store(Path()))
+    opened = store_of(trained.config, store)
     alone = Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     tiles = tiles_of([trained], opened, "val", alone)
-    rated = rate_tiles(trained, opened, tiles, alone)
+    segmenter = placed(trained, opened).to(alone.device)
+    rated = rate_tiles(segmenter, opened, tiles, alone)
+    worst, best = worst_and_best(rated)
+    maps = mapped(segmenter, opened, sorted({one.tile for one in (*worst, *best)}), alone)
     path = html or run / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_whole(path, render(gather(run, trained, opened, history, rated, alone)))
+    page = gather(
+        run,
+        trained,
+        opened,
+        history,
+        rated,
+        worst=[shown(one, opened, maps[one.tile]) for one in worst],
+        best=[shown(one, opened, maps[one.tile]) for one in best],
+    )
+    write_text_whole(path, render(page))
     return path
 
 
@@ -70,9 +82,9 @@ def read_history(run: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def rate_tiles(trained: Trained, store: Store, tiles: NDArray[np.int64], ranks: Ranks) -> list[Rated]:
+def rate_tiles(segmenter: Segmenter, store: Store, tiles: NDArray[np.int64], ranks: Ranks) -> list[Rated]:
     """Each tile's own confusion matrix."""
-    segmenter, names, rated = placed(trained, store).to(ranks.device), store.meta.class_names, []
+    names, rated = store.meta.class_names, []
     for item, scored in scored_tiles(segmenter, store, tiles, ranks, track=console.bar):
         for sample, label, one in zip(item.samples, item.label, scored.argmax(dim=1), strict=True):
             matrix = np.asarray(confusion(label, one, len(names)).cpu())
@@ -80,9 +92,16 @@ def rate_tiles(trained: Trained, store: Store, tiles: NDArray[np.int64], ranks: 
     return rated
 
 
-def mapped(trained: Trained, store: Store, tiles: Sequence[int], ranks: Ranks) -> dict[int, Picture]:
+def worst_and_best(rated: Sequence[Rated]) -> tuple[list[Rated], list[Rated]]:
+    """`SHOWN` tiles of the lowest MCC and of the highest, among those whose labels hold several classes."""
+    several = [one for one in rated if np.count_nonzero(one.matrix.sum(axis=1)) > 1] or list(rated)
+    ordered = sorted(several, key=lambda one: one.mcc)
+    return ordered[:SHOWN], ordered[::-1][:SHOWN]
+
+
+def mapped(segmenter: Segmenter, store: Store, tiles: Sequence[int], ranks: Ranks) -> dict[int, Picture]:
     """Each tile's map in the colours of its classes; dark where nothing is labelled."""
-    segmenter, pictures = placed(trained, store).to(ranks.device), {}
+    pictures = {}
     for item, scored in scored_tiles(segmenter, store, np.array(tiles), ranks):
         found = (
             torch.where(item.label == IGNORE, IGNORE, scored.argmax(dim=1)).to(torch.uint8).cpu().numpy()
@@ -98,15 +117,13 @@ def gather(
     store: Store,
     history: Sequence[dict[str, Any]],
     rated: Sequence[Rated],
-    ranks: Ranks,
+    *,
+    worst: Sequence[ShownTile],
+    best: Sequence[ShownTile],
 ) -> Page:
     """Everything the page shows."""
     matrix = np.sum([one.matrix for one in rated], axis=0)
     total, fold = scores(matrix, trained.class_names), trained.config.train.fold
-    several = [one for one in rated if np.count_nonzero(one.matrix.sum(axis=1)) > 1] or list(rated)
-    ordered = sorted(several, key=lambda one: one.mcc)
-    worst, best = ordered[:SHOWN], ordered[::-1][:SHOWN]
-    maps = mapped(trained, store, sorted({one.tile for one in (*worst, *best)}), ranks)
     speed = float(np.median([e["tiles_per_s"] for e in history]))
     wait = float(np.median([e["wait"] for e in history]))
     facts = [
@@ -136,8 +153,8 @@ def gather(
         classes=trained.classes,
         confusion=matrix,
         scores=total,
-        worst=[shown(one, store, maps[one.tile]) for one in worst],
-        best=[shown(one, store, maps[one.tile]) for one in best],
+        worst=worst,
+        best=best,
         settings=trained.config.to_toml(),
     )
 

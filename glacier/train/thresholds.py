@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from glacier.classes import IGNORE
@@ -60,7 +61,7 @@ def best_offsets(found: Tensor, truth: Tensor, ranks: Ranks) -> list[float]:
 
 def _matrices(
     found: Tensor, truth: Tensor, offsets: Tensor, c: int, grid: Tensor, ranks: Ranks
-) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
+) -> NDArray[np.int64]:
     """Confusion matrices (grid, C, C) with class c's offset at each value of a rising grid, in one pass.
 
     A pixel goes to class c from that value on at which its score overtakes the best of the others.

@@ -26,7 +26,7 @@ from glacier.pipeline.split import split, statistics
 from glacier.store.reader import Store
 from glacier.train.average import Average
 from glacier.train.evaluate import band_places, places_or_none
-from glacier.train.precision import half, mixed, scaler
+from glacier.train.precision import mixed, scaler
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import Segmenter, Trained, make_segmenter
 from glacier.train.transfer import transfer
@@ -54,15 +54,13 @@ class Trainer:
         self.bands = tuple(store.meta.bands[i] for i in pick)
         every = statistics(store, self.tiles.train)
         self.statistics = tuple(every[i] for i in pick)
-        self.pick = places_or_none(store, pick)
-        self._pick = None if self.pick is None else torch.tensor(self.pick, device=device)
         names = store.meta.class_names
         spec = config.loss
         self.loss = CombinedLoss(
             spec.terms, names, alpha=spec.alpha, ramp=spec.ramp, ramp_from=spec.ramp_from
         )
         torch.manual_seed(settings.seed)
-        inputs = Inputs(self.bands, self.statistics, self.pick)
+        inputs = Inputs(self.bands, self.statistics, places_or_none(store, pick))
         made = make_segmenter(config, inputs, self.bands, self.statistics, store.meta.classes)
         if init:
             transfer(init, made.network, config.model, made.features.names, names)
@@ -84,7 +82,6 @@ class Trainer:
             patience=settings.patience or settings.epochs,
         )
         self.scaler = scaler(device, settings.precision)
-        self.scales = half(device, settings.precision) == torch.float16
         self.loader = Loader(
             store,
             tiles=self.tiles.train,
@@ -133,8 +130,8 @@ class Trainer:
         try:
             while group := list(islice(batches, self.config.train.accumulate)):
                 self.unlooked.append(self.step(group, epoch))
-                if len(self.unlooked) >= LOOK:
-                    self.look()
+                if self.steps % LOOK == 0:
+                    self.look()  # on every rank at once: it may end the run
                 for _ in group:
                     done()
                 yield self.steps
@@ -174,7 +171,8 @@ class Trainer:
 
     def _terms(self, batch: Batch, target: Any, weight: Tensor) -> Tensor:
         """Each term of the loss of a micro-batch over all ranks (terms,)."""
-        image = batch.image if self._pick is None else batch.image[:, self._pick]
+        pick = self.segmenter.inputs.pick
+        image = batch.image if pick is None else batch.image[:, pick]
         channels = self.segmenter.features(image.to(torch.get_default_dtype()))
         with mixed(self.ranks.device, self.config.train.precision):
             logits = self.parallel(channels)
@@ -190,7 +188,7 @@ class Trainer:
         longest = self.config.train.clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.segmenter.parameters(), longest)
         self.scaler.step(self.optimiser)
-        self.scaler.update(None if self.scales else 1.0)
+        self.scaler.update()
         return norm.isfinite()
 
     def _in_step(self, *, last: bool) -> AbstractContextManager[Any]:

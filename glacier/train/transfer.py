@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from glacier.config import ModelConfig
 from glacier.errors import GlacierError
+from glacier.model.features import VALIDITY
 from glacier.train.segmenter import Trained
 
 HEAD = "segmentation_head."
-VALIDITY = "validity"
 
 
 @torch.no_grad()
