@@ -62,17 +62,23 @@ def demo(out: Path) -> None:
 
 @main.command()
 @click.argument("out", type=PATH)
-@click.option("--layout", type=click.Choice(["bands", "scenes"]), default="bands", show_default=True)
+@click.option("--layout", type=click.Choice(["bands", "scenes", "hkh"]), default="bands", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--count", type=click.IntRange(1), default=25, show_default=True, help="Tiles, or scenes.")
-@click.option("--size", type=int, default=512, show_default=True, help="Side of each, px.")
-def synth(out: Path, layout: str, seed: int, count: int, size: int) -> None:
-    """Write synthetic mountain scenes to the new folder OUT: bands, GLCM and labels."""
+@click.option(
+    "--count", type=click.IntRange(1), help="Tiles, or scenes. [default: 25; hkh: 3, of nine patches each]"
+)
+@click.option("--size", type=int, default=512, show_default=True, help="Side of each, px; hkh: of a patch.")
+def synth(out: Path, layout: str, seed: int, count: int | None, size: int) -> None:
+    """Write synthetic mountain scenes to the new folder OUT: bands, GLCM and labels.
+
+    The layout hkh is the HKH release in small, unpacked and as one archive.
+    """
     from glacier import console
     from glacier.synth.write import write_synthetic
 
+    count = count or (3 if layout == "hkh" else 25)
     files = write_synthetic(out, layout=layout, seed=seed, count=count, size=size)  # type: ignore[arg-type]
-    console.note(f"{out}: {files} GeoTIFFs; ingest them with `glacier ingest {out}`")
+    console.note(f"{out}: {files} files; ingest them with `glacier ingest {out}`")
 
 
 @main.command()
@@ -248,7 +254,9 @@ def train(
 @main.command()
 @click.argument("runs", type=PATH, nargs=-1)
 @click.option("--store", type=PATH, help="Default: the one trained on, else the only *.zarr here.")
-@click.option("--split", type=click.Choice(["val", "train", "all"]), default="val", show_default=True)
+@click.option(
+    "--split", type=click.Choice(["val", "train", "test", "all"]), default="val", show_default=True
+)
 @click.option(
     "--pixels",
     type=click.Choice(["labelled", "all"]),

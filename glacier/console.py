@@ -8,8 +8,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Advance = Callable[[], None]
-Track = Callable[[str, int], AbstractContextManager[Advance]]
-"""(what is counted, how many) -> a context whose value is called once for each that is done."""
+Track = Callable[[str, int | None], AbstractContextManager[Advance]]
+"""(what is counted, how many or None) -> a context whose value is called once for each that is done."""
 
 out = Console()
 """Results: tables and paths."""
@@ -28,7 +28,7 @@ def warn(message: str) -> None:
 
 
 @contextmanager
-def bar(what: str, total: int) -> Iterator[Advance]:
+def bar(what: str, total: int | None) -> Iterator[Advance]:
     """A progress bar; on anything but a terminal, nothing."""
     columns = (
         TextColumn("{task.description:<16}"),
@@ -42,6 +42,6 @@ def bar(what: str, total: int) -> Iterator[Advance]:
 
 
 @contextmanager
-def silence(what: str, total: int) -> Iterator[Advance]:
+def silence(what: str, total: int | None) -> Iterator[Advance]:
     """No progress bar."""
     yield lambda: None

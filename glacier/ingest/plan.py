@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class Options:
     dtype: Dtype = "auto"
     codec: Codec = "lz4"
     folds: int = 5
+    published: bool = False
+    """The source's own folds instead of `folds` spatial ones."""
     nodata: Nodata = "all"
 
     def __post_init__(self) -> None:
@@ -95,8 +97,13 @@ def fixed_width(names: Sequence[str]) -> NDArray[np.uint8]:
     return rows.view(np.uint8).reshape(len(names), -1)
 
 
-def make_plan(scenes: Sequence[Scene], surveys: Sequence[Survey], options: Options) -> Plan:
-    """Decide what to write.
+def make_plan(
+    scenes: Sequence[Scene],
+    surveys: Sequence[Survey],
+    options: Options,
+    folds: Mapping[str, int] | None = None,
+) -> Plan:
+    """Decide what to write; `folds` is the fold of each scene by name, None to make spatial ones.
 
     Raises:
         GlacierError: no scene holds data, or a label value has no class.
@@ -110,7 +117,10 @@ def make_plan(scenes: Sequence[Scene], surveys: Sequence[Survey], options: Optio
     kept = tuple(scene for scene, _ in held)
     ranges = [_merged([found.ranges[b] for _, found in held]) for b in range(len(kept[0].bands))]
     bands = pack_bands(columns(scenes), ranges, options.dtype)
-    fold = assign_folds([(kept[scene], window) for scene, window in tiles], options.folds)
+    if folds is None:
+        fold = assign_folds([(kept[scene], window) for scene, window in tiles], options.folds)
+    else:
+        fold = np.array([folds[kept[scene].name] for scene, _ in tiles], np.int8)
     return Plan(kept, tiles, fold, tuple(bands), class_map)
 
 

@@ -1,6 +1,6 @@
 """Scenes -> store: survey, plan, write shard by shard, commit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from glacier.console import Track, silence
 from glacier.errors import GlacierError
 from glacier.ingest.pack import needs
-from glacier.ingest.place import choose_place
+from glacier.ingest.place import Place, choose_place
 from glacier.ingest.plan import Options, Plan, columns, make_plan, source_record
 from glacier.ingest.shard import ShardTask, write_shard
 from glacier.ingest.survey import survey
@@ -79,12 +79,36 @@ def ingest(
         return Report(out, len(Store(out)), 0, (), 0, fresh=False)
     if bare := [scene for scene in scenes if scene.label is None]:
         raise GlacierError(unlabelled(bare[0]))
+    return build(place, record, scenes, options, workers, track)
+
+
+def build(
+    place: Place,
+    record: dict[str, Any],
+    scenes: Sequence[Scene],
+    options: Options,
+    workers: int,
+    track: Track,
+    folds: Mapping[str, int] | None = None,
+) -> Report:
+    """Build a store at `place` and put it where it is to stand; as `ingest`.
+
+    Args:
+        place: where.
+        record: what the store is to say of its source.
+        scenes: each with labels.
+        options: how to cut, pack and label.
+        workers: processes.
+        track: shows progress.
+        folds: fold of each scene by name; None to make spatial ones.
+    """
+    note = {**record, "version": __version__}
     with executor(workers) as pool:
         wanted = needs(columns(scenes), options.dtype)
         with track("survey", len(scenes)) as done:
             tasks = [(scene, options.tile_size, options.nodata, wanted) for scene in scenes]
             surveys = spread(pool, survey, tasks, done)
-        plan = make_plan(scenes, surveys, options)
+        plan = make_plan(scenes, surveys, options, folds)
         place.begin(note)
         writer = _writer(place.build, plan, record, options)
         writer.create()
@@ -95,7 +119,7 @@ def ingest(
     _commit(writer, plan)
     place.finish()
     return Report(
-        out,
+        place.out,
         len(plan.tiles),
         sum(found.empty for found in surveys),
         tuple(s.name for s, found in zip(scenes, surveys, strict=True) if not found.tiles),
@@ -116,7 +140,7 @@ def _writer(target: Path, plan: Plan, record: dict[str, Any], options: Options) 
         bands=plan.bands,
         classes=plan.class_map.classes,
         crs=plan.crs,
-        folds=options.folds,
+        folds=1 if options.published else options.folds,
         codec=options.codec,
         created_by=f"glacier {__version__}",
         source=record,

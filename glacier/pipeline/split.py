@@ -12,6 +12,8 @@ from glacier.store.reader import Store
 from glacier.store.statistics import pool
 
 Tiles = NDArray[np.int64]
+TEST = -1
+"""Fold of tiles that are set aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +22,25 @@ class Split:
 
     train: Tiles
     val: Tiles
+    test: Tiles
+    """Set aside: neither trained on nor validated on, whatever the fold."""
     left_out: Tiles
-    """Neither: tiles of other folds that touch or overlap one of the fold's own."""
+    """None of these: tiles of other folds that touch or overlap one that validates or tests."""
 
     def tiles(self, name: str) -> Tiles:
-        """The tiles of `train`, `val` or `all`.
+        """The tiles of `train`, `val`, `test` or `all`.
 
         Raises:
-            UsageError: another name.
+            UsageError: another name, or no tile is set aside for test.
         """
         if name == "all":
-            return np.sort(np.concatenate((self.train, self.val, self.left_out)))
-        if name not in ("train", "val"):
-            raise UsageError(f"split: {name!r}, expected train, val or all")
-        return self.train if name == "train" else self.val
+            return np.sort(np.concatenate((self.train, self.val, self.test, self.left_out)))
+        if name not in ("train", "val", "test"):
+            raise UsageError(f"split: {name!r}, expected train, val, test or all")
+        if name == "test" and not len(self.test):
+            raise UsageError("split: no tile is set aside for test; `--folds published` sets some aside")
+        found: Tiles = getattr(self, name)
+        return found
 
 
 def split(store: Store, fold: int) -> Split:
@@ -45,16 +52,16 @@ def split(store: Store, fold: int) -> Split:
     """
     if not 0 <= fold < store.meta.folds:
         raise UsageError(f"train.fold: {fold}, expected 0 to {store.meta.folds - 1} in {store.path}")
-    val = np.flatnonzero(store.fold == fold)
-    near = touching(store, val)
-    others = store.fold != fold
+    val, test = np.flatnonzero(store.fold == fold), np.flatnonzero(store.fold == TEST)
+    near = touching(store, np.concatenate((val, test)))
+    others = ~np.isin(store.fold, (fold, TEST))
     train = np.flatnonzero(others & ~near)
     if not len(train) or not len(val):
         raise GlacierError(
             f"{store.path}: fold {fold} leaves {len(train)} tiles to train on and {len(val)} to "
             f"validate on, of {len(store)}; ingest with fewer --folds or a smaller --tile-size"
         )
-    return Split(train, val, np.flatnonzero(others & near))
+    return Split(train, val, test, np.flatnonzero(others & near))
 
 
 def statistics(store: Store, tiles: Tiles) -> list[Statistics]:

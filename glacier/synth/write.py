@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from glacier.classes import COMPETITION
 from glacier.errors import GlacierError, UsageError
+from glacier.synth.hkh import write_release
 from glacier.synth.ice import glaciate
 from glacier.synth.sensor import NODATA, View, look
 from glacier.synth.terrain import PIXEL, elevation
 
-Layout = Literal["bands", "scenes"]
+Layout = Literal["bands", "scenes", "hkh"]
 
 CRS = "EPSG:32645"
 CORNER = (480000.0, 3110000.0)
@@ -55,10 +56,10 @@ def write_synthetic(out: Path, *, layout: Layout, seed: int, count: int, size: i
         out: a folder that does not exist yet.
         layout: `bands` cuts one landscape into `count` tiles of `size` px, in folders Band1 … Band5,
             GLCM_contrast, GLCM_homogeneity and label; `scenes` makes `count` landscapes, each a
-            folder with a five-band stack, textures and a label.
+            folder with a five-band stack, textures and a label; `hkh` is the HKH release in small.
         seed: of everything.
         count: tiles or scenes.
-        size: side of a tile or scene, px.
+        size: side of a tile or scene, px; of a patch in the HKH release.
 
     Returns:
         How many files were written.
@@ -71,7 +72,7 @@ def write_synthetic(out: Path, *, layout: Layout, seed: int, count: int, size: i
         raise GlacierError(f"{out}: exists; give a new folder to write synthetic scenes to")
     if size < 64 or count < 1:
         raise UsageError(f"{count} of {size} px: expected at least one, of at least 64 px")
-    write = _write_band_folders if layout == "bands" else _write_scenes
+    write = {"bands": _write_band_folders, "scenes": _write_scenes, "hkh": write_release}[layout]
     return write(out, seed, count, size)
 
 

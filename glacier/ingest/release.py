@@ -1,0 +1,188 @@
+"""The HKH release -> store, from its folders or from its archive as a stream."""
+
+import hashlib
+import json
+import shutil
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from glacier.console import Track, silence
+from glacier.errors import GlacierError
+from glacier.ingest.parked import Chosen, Parked, Release, Row, gather, groups, park
+from glacier.ingest.place import choose_place
+from glacier.ingest.plan import Options
+from glacier.ingest.work import executor
+from glacier.ingest.write import Report, build
+from glacier.scenes.archive import LARGEST, PIECE, identify, is_archive, members
+from glacier.scenes.bands import parse_selection
+from glacier.scenes.hkh import (
+    GEOJSON,
+    SIZE,
+    Patch,
+    patch_files,
+    read_patch_name,
+    release_root,
+    select_channels,
+)
+from glacier.store.reader import Store
+from glacier.store.writer import UNFINISHED
+from glacier.version import __version__
+
+PATCHES = f"{UNFINISHED}/patches"
+CLASSES = "0=background,85=glacier,170=debris,255=lake"
+"""The competition's, so that networks move from one to the other; there is no lake in the release."""
+RELEASED = 7643
+"""Patches in the release, copies included."""
+PACKED_PATCH, PLAIN_PATCH = 73.9e9 / RELEASED, 182.4e9 / RELEASED
+"""Bytes of its archive per patch, compressed and not."""
+
+
+def ingest_release(
+    source: str,
+    out: Path,
+    options: Options,
+    *,
+    workers: int = 1,
+    overwrite: bool = False,
+    track: Track = silence,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Report, Release | None]:
+    """Write a store of all patches of the HKH release, each once.
+
+    Args:
+        source: its folder, its archive, an address of that, or `-` for the archive on standard input.
+        out: the store's folder.
+        options: how to cut, pack and label.
+        workers: processes; for an archive threads, beside one that decompresses.
+        overwrite: build beside what stands at `out`, and put it in its place once complete.
+        track: shows progress.
+        say: called with what the user should know before anything is read.
+
+    Raises:
+        GlacierError: bad input (what was packed stays, to go on from), or `out` holds something else.
+    """
+    out = out.resolve()
+    options = replace(options, classes=options.classes or CLASSES, nodata="any")
+    reading = _Archive(source) if is_archive(source) else _Folder(Path(source))
+    record = {"files": reading.files, "digest": reading.digest, "options": asdict(options)}
+    note = {**record, "version": __version__}
+    place = choose_place(out, record, note, overwrite)
+    if place is None:
+        return Report(out, len(Store(out)), 0, (), 0, fresh=False), None
+    place.begin(note)
+    chosen = select_channels(parse_selection(options.bands))
+    parked = Parked(place.build / PATCHES, chosen, options.dtype == "float32")
+    parked.open()
+    if not parked.is_all_read():
+        say(_estimate(reading.patches, parked, out))
+        parked.all_read(reading.read(parked, workers, track))
+    release = gather(parked)
+    if options.published and 0 not in release.fold.values():
+        raise GlacierError(f"{source}: no patch of splits/dev in it, expected some for --folds published")
+    fold = release.fold if options.published else None
+    return build(place, record, release.scenes, options, workers, track, fold), release
+
+
+def _estimate(patches: int | None, parked: Parked, out: Path) -> str:
+    """What the store takes at most, and as much again while it is made."""
+    pixel = 1 + sum(
+        len(group) * (1 if kind == "digital" else 4)
+        for kind, group in groups(parked.chosen, parked.whole).items()
+    )
+    most = (RELEASED if patches is None else patches) * SIZE**2 * pixel / 1e9
+    free = shutil.disk_usage(out.parent).free / 1e9
+    of = "the whole release" if patches is None else f"about {patches} patches"
+    return (
+        f"{of}: at most {most:.1f} GB for the store, and as much beside it until it is complete; "
+        f"{free:.1f} GB are free"
+    )
+
+
+class _Folder:
+    """The unpacked release."""
+
+    def __init__(self, source: Path) -> None:
+        root = release_root(source)
+        if root is None:
+            raise GlacierError(
+                f"{source}: no HKH release in it; expected slices/ or splits/ with slice_S_img_NNN.npy"
+            )
+        self.root = root
+        self._files = patch_files(root, source)
+        self._geojson = root / "slices" / GEOJSON
+        listing = [(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in self._all()]
+        self.files = len(listing)
+        self.digest = _digest(listing)
+        self.patches = len(self._files) // 2
+
+    def _all(self) -> list[Path]:
+        return [*self._files, *([self._geojson] if self._geojson.exists() else [])]
+
+    def read(self, parked: Parked, workers: int, track: Track) -> bytes | None:
+        """Park every patch; the footprints."""
+        wanted = [(file, patch) for file in self._files if (patch := read_patch_name(str(file)))]
+        wanted = [(file, patch) for file, patch in wanted if not parked.has(patch)]
+        with executor(workers) as pool, track("pack", len(wanted)) as done:
+            futures = [
+                pool.submit(_park_file, parked.folder, file, patch, parked.chosen, parked.whole)
+                for file, patch in wanted
+            ]
+            for future in as_completed(futures):
+                parked.add(future.result())
+                done()
+        return self._geojson.read_bytes() if self._geojson.exists() else None
+
+
+def _park_file(folder: Path, file: Path, patch: Patch, chosen: Chosen, whole: bool) -> Row:
+    size = file.stat().st_size
+    if size > LARGEST:
+        raise GlacierError(f"{file}: {size} bytes, expected a patch of at most {LARGEST}")
+    return park(folder, str(file), patch, file.read_bytes(), chosen, whole)
+
+
+class _Archive:
+    """The release as one archive."""
+
+    files = 1
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._size, version = identify(source)
+        self.digest = _digest([source.rpartition("/")[2], self._size, version])
+        per_patch = PLAIN_PATCH if source.endswith(".tar") else PACKED_PATCH
+        self.patches = None if self._size is None else round(self._size / per_patch)
+
+    def read(self, parked: Parked, workers: int, track: Track) -> bytes | None:
+        """Park every patch, in whatever order they come; the footprints.
+
+        What was parked from a file or address that is still the same is not read again. Standard input
+        may be another, so all of it is, and only packing is saved.
+        """
+        footprints = None
+        known = (lambda patch: False) if self._source == "-" else parked.has
+        waiting: deque[Future[Row]] = deque()
+        mebibytes = None if self._size is None else self._size // PIECE
+        with track("read MiB", mebibytes) as done, ThreadPoolExecutor(workers) as pool:
+            for name, read in members(self._source, done):
+                if name.endswith(f"slices/{GEOJSON}"):
+                    footprints = read()
+                patch = read_patch_name(name)
+                if patch is None or known(patch):
+                    continue
+                if len(waiting) > workers:
+                    parked.add(waiting.popleft().result())
+                data = read()
+                waiting.append(
+                    pool.submit(park, parked.folder, name, patch, data, parked.chosen, parked.whole)
+                )
+            while waiting:
+                parked.add(waiting.popleft().result())
+        return footprints
+
+
+def _digest(listing: Any) -> str:
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
