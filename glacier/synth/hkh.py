@@ -44,7 +44,7 @@ def write_release(out: Path, seed: int, count: int, size: int) -> int:
     """
     if size < 32 or not 1 <= count <= len(PATHS):
         raise UsageError(
-            f"--layout hkh: {count} scenes with patches of {size} px, expected 1 to {len(PATHS)} and 32 px or more"
+            f"--layout hkh: {count} scenes, {size} px; expected 1 to {len(PATHS)} scenes and at least 32 px"
         )
     root = out / "glacier_data"
     features: list[dict[str, Any]] = []
