@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 
 from glacier.errors import UsageError
 
@@ -23,6 +24,9 @@ COLOURS = {
 SPARE_COLOURS = ("#7b9e3a", "#d8b23a", "#a04fb0", "#3fb09a", "#d8506e", "#7f7f7f")
 
 
+_WHOLE = re.compile("-?[0-9]+")
+
+
 @dataclass(frozen=True, slots=True)
 class Class:
     """One class; its index is its place in the tuple it stands in."""
@@ -41,29 +45,40 @@ class ClassMap:
     classes: tuple[Class, ...]
     index_of: dict[int, int]
     """Source value -> class index, or `IGNORE`."""
+    value_of: dict[str, int] = field(default_factory=dict)
+    """Attribute of an outline, in lower case -> source value; numbers as they are written."""
 
     @classmethod
     def parse(cls, text: str) -> "ClassMap":
         """Read `0=background,85=glacier,-1=ignore`; several values may share one name.
 
+        A value may be a text, for outlines that say what they are in words: `Clean Ice=glacier`. Each
+        such gets the lowest positive source value that is free.
+
         Raises:
             UsageError: an item that is not VALUE=NAME, a value given twice, or fewer than two classes.
         """
+        items = [item.partition("=") for item in text.split(",")]
+        whole = {int(v) for v, _, _ in items if _WHOLE.fullmatch(v.strip())}
+        free = (value for value in count(1) if value not in whole)
+        values: dict[str, int] = {}
         pairs: dict[int, str] = {}
-        for item in text.split(","):
-            value, _, name = (part.strip() for part in item.partition("="))
-            if not re.fullmatch("-?[0-9]+", value) or not name or int(value) in pairs:
+        for item, (before, _, after) in zip(text.split(","), items, strict=True):
+            key, name = before.strip().casefold(), after.strip()
+            key = str(int(key)) if _WHOLE.fullmatch(key) else key
+            if not key or not name or key in values:
                 raise UsageError(
                     f"--classes: {item!r} is not VALUE=NAME with a new value; expected e.g. "
                     "0=background,85=glacier,-1=ignore"
                 )
-            pairs[int(value)] = name
+            values[key] = int(key) if _WHOLE.fullmatch(key) else next(free)
+            pairs[values[key]] = name
         names = list(dict.fromkeys(name for name in pairs.values() if name != "ignore"))
         if not 2 <= len(names) < IGNORE:
             raise UsageError(f"--classes: {len(names)} classes in {text!r}, expected 2 to {IGNORE - 1}")
         value_of = {name: value for value, name in reversed(pairs.items())}
         index = {v: names.index(n) if n != "ignore" else IGNORE for v, n in pairs.items()}
-        return cls(coloured((name, value_of[name]) for name in names), index)
+        return cls(coloured((name, value_of[name]) for name in names), index, values)
 
 
 def coloured(named: Iterable[tuple[str, int]]) -> tuple[Class, ...]:

@@ -86,9 +86,16 @@ def synth(out: Path, layout: str, seed: int, count: int | None, size: int) -> No
 @click.option("--out", type=PATH, help="The store; default SOURCE's name with .zarr, here.")
 @click.option("--layout", type=click.Choice(["auto", "bands", "scenes"]), default="auto", show_default=True)
 @click.option("--labels", type=PATH, help="Folder of label rasters, or a vector file of outlines.")
-@click.option("--classes", default="", help="Meaning of label values: 0=background,85=glacier,-1=ignore.")
+@click.option("--attribute", default="", help="Column that tells the class of each outline; see --classes.")
+@click.option(
+    "--classes", default="", help="Meaning of label values, or of words: 0=background,85=glacier,-1=ignore."
+)
 @click.option("--bands", default="", help="Bands to take, and their names: B2=blue,B6=swir1.")
 @click.option("--tile-size", default=512, show_default=True, help="px, a multiple of 32.")
+@click.option("--stride", type=int, help="px between tiles' corners, less than their size to overlap; "
+              "around the edges of folds training then does without more of them.")  # fmt: skip
+@click.option("--min-valid", type=float, default=0.0, show_default=True,
+              help="Leave out tiles with a smaller share of pixels with data and a class.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["auto", "int16", "float32"]), default="auto", show_default=True)
 @click.option("--codec", type=click.Choice(["lz4", "zstd"]), default="lz4", show_default=True)
 @click.option("--folds", default=5, show_default=True, help="Spatial folds for cross-validation.")
@@ -99,8 +106,8 @@ def synth(out: Path, layout: str, seed: int, count: int | None, size: int) -> No
     "--overwrite", is_flag=True, help="Replace another store at OUT once the new one is complete."
 )
 def ingest(
-    source: Path, out: Path | None, layout: str, labels: Path | None, workers: int | None,
-    overwrite: bool, bands: str, **options: Any,
+    source: Path, out: Path | None, layout: str, labels: Path | None, attribute: str,
+    workers: int | None, overwrite: bool, bands: str, **options: Any,
 ) -> None:  # fmt: skip
     """Build a tile store from the scenes in SOURCE."""
     from glacier import console
@@ -113,7 +120,9 @@ def ingest(
     settings = Options(bands=bands, **options)
     name = source.resolve().stem if source.is_file() else source.resolve().name
     target = out or Path(f"{name}.zarr")
-    scenes = find_scenes(source, layout=layout, labels=labels, bands=parse_selection(bands))  # type: ignore[arg-type]
+    scenes = find_scenes(
+        source, layout=layout, labels=labels, attribute=attribute, bands=parse_selection(bands)  # type: ignore[arg-type]
+    )  # fmt: skip
     console.note(_found(scenes))
     report = write_store(
         source, scenes, target, settings,
@@ -122,11 +131,12 @@ def ingest(
     if not report.fresh:
         console.note(f"{target}: complete already, {report.tiles} tiles; nothing to do")
         return
+    lack = f"less than {settings.min_valid:g} valid" if settings.min_valid else "without data"
     for name in report.empty_scenes[:10]:
-        console.warn(f"scene {name}: all its pixels are no data; skipped")
+        console.warn(f"scene {name}: all its tiles are {lack}; skipped")
     if len(report.empty_scenes) > 1:
-        console.warn(f"{len(report.empty_scenes)} scenes without data were skipped")
-    left = f", {report.empty_tiles} without data left out" if report.empty_tiles else ""
+        console.warn(f"{len(report.empty_scenes)} scenes {lack} were skipped")
+    left = f", {report.empty_tiles} {lack} left out" if report.empty_tiles else ""
     again = f"; {report.resumed} shards were written before" if report.resumed else ""
     console.note(f"{target}: {report.tiles} tiles of {settings.tile_size} px{left}{again}")
 

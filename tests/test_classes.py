@@ -13,7 +13,7 @@ def test_values_become_indices_in_the_order_given():
 
 @pytest.mark.parametrize(
     "text",
-    ["ice", "x=ice,0=rock", "0=ice,0=rock", "0=ice", "0=ice,1=", "0=a,1=ignore", "--1=a,0=b", "²=a,0=b"],
+    ["ice", "0=ice,0=rock", "0=ice", "0=ice,1=", "0=a,1=ignore", "=a,0=b", "Ice=a, ice =b"],
 )
 def test_what_is_no_class_map_is_refused_in_one_line(text):
     with pytest.raises(UsageError, match="--classes") as caught:
@@ -31,3 +31,13 @@ def test_others_do_not(values):
     with pytest.raises(UsageError, match="--classes") as caught:
         recognise(values)
     assert all(str(v) in str(caught.value) for v in values)
+
+
+def test_words_are_values_too():
+    """Each gets the lowest positive value that no number claims; case and blanks do not matter."""
+    found = ClassMap.parse("0=background, Clean Ice=glacier,1=lake,DEBRIS=debris,007=lake,snow=ignore")
+    assert [(c.name, c.value) for c in found.classes] == [
+        ("background", 0), ("glacier", 2), ("lake", 1), ("debris", 3),
+    ]  # fmt: skip
+    assert found.value_of == {"0": 0, "clean ice": 2, "1": 1, "debris": 3, "7": 7, "snow": 4}
+    assert found.index_of == {0: 0, 2: 1, 1: 2, 3: 3, 7: 2, 4: IGNORE}

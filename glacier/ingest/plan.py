@@ -16,9 +16,9 @@ from glacier.classes import IGNORE, OUTLINES, ClassMap, recognise
 from glacier.errors import GlacierError, UsageError
 from glacier.ingest.folds import assign_folds
 from glacier.ingest.pack import Dtype, pack_bands
-from glacier.ingest.survey import Range, Survey
+from glacier.ingest.survey import Cut, Range, Survey
 from glacier.scenes.read import Nodata
-from glacier.scenes.scene import RasterLabel, Scene, Window
+from glacier.scenes.scene import RasterLabel, Scene, VectorLabel, Window
 from glacier.store.bands import Band
 from glacier.store.schema import BLOCK, NAME_BYTES, Codec
 
@@ -32,6 +32,10 @@ class Options:
 
     tile_size: int = 512
     """px, a multiple of 32"""
+    stride: int | None = None
+    """px between the corners of neighbouring tiles; None: the tile size, so that none overlap"""
+    min_valid: float = 0.0
+    """Share of a tile's pixels, those beyond the scene's edge too, that must have data and a class."""
     classes: str = ""
     """`VALUE=NAME,…`; empty: recognised from the labels."""
     bands: str = ""
@@ -51,8 +55,22 @@ class Options:
             )
         if self.tile_size > LARGEST:
             raise UsageError(f"--tile-size: {self.tile_size}, expected at most {LARGEST} px")
+        if not 0 < self.cut_every <= self.tile_size:
+            raise UsageError(f"--stride: {self.stride}, expected 1 to the tile size, {self.tile_size} px")
+        if not 0 <= self.min_valid <= 1:
+            raise UsageError(f"--min-valid: {self.min_valid}, expected a share, 0 to 1")
         if not 2 <= self.folds <= 100:
             raise UsageError(f"--folds: {self.folds}, expected 2 to 100")
+
+    @property
+    def cut_every(self) -> int:
+        """`stride` in px, whatever it was given as."""
+        return self.tile_size if self.stride is None else self.stride
+
+    def cut(self) -> Cut:
+        """How the survey is to cut scenes."""
+        index_of = ClassMap.parse(self.classes).index_of if self.classes else {}
+        return Cut(self.tile_size, self.cut_every, self.nodata, self.min_valid, index_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +128,11 @@ def make_plan(
     """
     held = [(scene, found) for scene, found in zip(scenes, surveys, strict=True) if found.tiles]
     if not held:
+        if options.min_valid:
+            raise GlacierError(
+                f"no tile of {len(scenes)} scenes has data and a class in {options.min_valid:g} of its "
+                "pixels; give a lower --min-valid"
+            )
         raise GlacierError(f"no data: all pixels of all {len(scenes)} scenes are no data")
     if long := [scene.name for scene, _ in held if len(scene.name.encode()) > NAME_BYTES]:
         raise GlacierError(
@@ -151,12 +174,23 @@ def _class_map(held: Sequence[tuple[Scene, Survey]], text: str) -> ClassMap:
                 f"{value}={class_map.classes[index].name if index != IGNORE else 'ignore'}"
                 for value, index in class_map.index_of.items()
             )
+            outside = isinstance(scene.label, VectorLabel) and 0 in strange
             raise GlacierError(
                 f"{scene.label.path if scene.label else scene.name}: label value "
-                f"{', '.join(map(str, sorted(strange)[:8]))} has no class; expected {known}; "
+                f"{', '.join(map(str, sorted(strange)[:8]))} "
+                f"{'(0 lies outside all outlines) ' if outside else ''}has no class; expected {known}; "
                 "give every value one with --classes (VALUE=ignore drops it)"
             )
     return class_map
+
+
+def label_files(scene: Scene) -> list[Path]:
+    """The files a scene's labels lie in; what lies beside a shapefile belongs to it."""
+    if isinstance(scene.label, VectorLabel):
+        layers = [layer.path for layer in scene.label.layers]
+        beside = [p.with_suffix(end) for p in layers for end in (".dbf", ".prj", ".shx")]
+        return [*layers, *(path for path in beside if path.exists())]
+    return [scene.label.path] if scene.label else []
 
 
 def source_record(source: Path, scenes: Sequence[Scene], options: Options) -> dict[str, Any]:
@@ -166,13 +200,14 @@ def source_record(source: Path, scenes: Sequence[Scene], options: Options) -> di
     source may be moved together.
     """
     files = {band.path for scene in scenes for band in scene.bands}
-    files |= {scene.label.path for scene in scenes if scene.label}
-    listing: list[tuple[str, int | str, int | str]] = []
+    files |= {path for scene in scenes for path in label_files(scene)}
+    listing: list[tuple[Any, ...]] = []
     for file in sorted(files):
         status = file.stat()
         listing.append((os.path.relpath(file, source), status.st_size, status.st_mtime_ns))
     for scene in scenes:
-        label = os.path.relpath(scene.label.path, source) if scene.label else ""
-        listing.append((scene.name, scene.grid.height, label))
+        label = [os.path.relpath(path, source) for path in label_files(scene)]
+        layers = scene.label.layers if isinstance(scene.label, VectorLabel) else ()
+        listing.append((scene.name, scene.grid.height, label, [(e.value, e.attribute) for e in layers]))
     digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
     return {"files": len(files), "digest": digest, "options": asdict(options)}

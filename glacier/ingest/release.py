@@ -28,8 +28,8 @@ from glacier.scenes.hkh import (
     release_root,
     select_channels,
 )
+from glacier.store.folder import UNFINISHED
 from glacier.store.reader import Store
-from glacier.store.writer import UNFINISHED
 from glacier.version import __version__
 
 PATCHES = f"{UNFINISHED}/patches"
@@ -75,7 +75,7 @@ def ingest_release(
         return Report(out, len(Store(out)), 0, (), 0, fresh=False), None
     place.begin(note)
     chosen = select_channels(parse_selection(options.bands))
-    parked = Parked(place.build / PATCHES, chosen, options.dtype == "float32")
+    parked = Parked(place.build.path / PATCHES, chosen, options.dtype == "float32")
     parked.open()
     if not parked.is_all_read():
         say(_estimate(reading.patches, parked, out))

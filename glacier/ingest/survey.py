@@ -1,18 +1,20 @@
 """A first look at each scene: which tiles hold data, which label values occur, what bands range over."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glacier.classes import OUTLINES
-from glacier.scenes.labels import distinct
+from glacier.errors import GlacierError
+from glacier.scenes.labels import distinct, has_class
 from glacier.scenes.read import Nodata, SceneReader, has_data, optical
-from glacier.scenes.scene import Grid, RasterLabel, Scene, SourceBand, Window
+from glacier.scenes.scene import Grid, RasterLabel, Scene, SourceBand, VectorLabel, Window
 
 CODES = 65536
+MOST_TILES = 2**24
+"""Of a scene; 2 million km² at 0.5 m and 512 px."""
 
 
 @dataclass(slots=True)
@@ -85,39 +87,82 @@ class Survey:
     """By band."""
 
 
-def grid_tiles(grid: Grid, size: int) -> list[Window]:
-    """A scene cut into tiles from its upper left corner; those at its edges may be smaller."""
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a scene is cut into tiles, and which of them count."""
+
+    size: int
+    """px"""
+    stride: int
+    """px between the corners of neighbours"""
+    rule: Nodata
+    min_valid: float
+    """Share of a tile's pixels that must hold data and a label; 0: any data will do."""
+    index_of: Mapping[int, int]
+    """Source label value -> class index, where the user gave it; else empty."""
+
+
+def grid_tiles(grid: Grid, size: int, stride: int) -> list[Window]:
+    """A scene cut into tiles from its upper left corner; those at its edges may be smaller.
+
+    Raises:
+        GlacierError: so many that a list of them would not fit into memory.
+    """
+    rows, columns = (range(0, max(1, n - size + stride), stride) for n in (grid.height, grid.width))
+    if len(rows) * len(columns) > MOST_TILES:
+        raise GlacierError(
+            f"{grid.height} x {grid.width} px are {len(rows) * len(columns)} tiles, expected at most "
+            f"{MOST_TILES}; is its header damaged?"
+        )
     return [
         Window(row, column, min(size, grid.height - row), min(size, grid.width - column))
-        for row in range(0, grid.height, size)
-        for column in range(0, grid.width, size)
+        for row in rows
+        for column in columns
     ]
 
 
-def survey(scene: Scene, size: int, rule: Nodata, wanted: Sequence[Need]) -> Survey:
-    """Look through one scene, tile by tile, reading no more than is needed."""
+def survey(scene: Scene, cut: Cut, wanted: Sequence[Need]) -> Survey:
+    """Look through one scene, tile by tile, reading no more than is needed.
+
+    Raises:
+        GlacierError: a file that cannot be read, or more tiles than can be.
+    """
     ranges = [Range(taken=np.zeros(CODES, bool) if need.taken else None) for need in wanted]
-    labels = set() if isinstance(scene.label, RasterLabel) else set(OUTLINES.index_of)
+    labels = outline_values(scene.label) if isinstance(scene.label, VectorLabel) else set()
     tiles = []
-    windows = grid_tiles(scene.grid, size)
-    read_all = any(need.range or need.taken for need in wanted)
+    try:
+        windows = grid_tiles(scene.grid, cut.size, cut.stride)
+    except GlacierError as error:
+        raise GlacierError(f"scene {scene.name}: {error}") from error
+    read_all = cut.min_valid > 0 or any(need.range or need.taken for need in wanted)
     always = all(_always_valid(scene.bands[i]) for i in optical(scene.bands))
     with SceneReader(scene) as reader:
         for window in windows:
-            if isinstance(scene.label, RasterLabel):
-                values, held = reader.label(window)
-                labels |= distinct(values if held is None else values[held])
+            label = None
+            if isinstance(scene.label, RasterLabel) or cut.min_valid:
+                label = reader.label(window)
+            if label and isinstance(scene.label, RasterLabel):
+                labels |= distinct(label[0] if label[1] is None else label[0][label[1]])
             if read_all:
-                data = _measure(reader, window, rule, wanted, ranges)
+                held = _measure(reader, window, cut.rule, wanted, ranges)
+                if label and cut.min_valid:
+                    held &= has_class(*label, cut.index_of)
+                data = int(np.count_nonzero(held)) >= max(1, cut.min_valid * cut.size**2)
             else:
-                data = always or _holds_data(reader, window, rule)
+                data = always or _holds_data(reader, window, cut.rule)
             if data:
                 tiles.append(window)
     return Survey(tiles, len(windows) - len(tiles), labels, ranges)
 
 
+def outline_values(label: VectorLabel) -> set[int]:
+    """Source values that outlines are burnt with; 0 lies outside them."""
+    given = {layer.value for layer in label.layers if layer.value is not None}
+    return {0} | given | {value for layer in label.layers for _, value in layer.meanings}
+
+
 def _always_valid(band: SourceBand) -> bool:
-    return band.nodata is None and not band.dtype.startswith("float")
+    return band.nodata is None and not band.masked and not band.dtype.startswith("float")
 
 
 def _holds_data(reader: SceneReader, window: Window, rule: Nodata) -> bool:
@@ -137,8 +182,8 @@ def _some_data(reader: SceneReader, window: Window, rule: Nodata) -> bool:
 
 def _measure(
     reader: SceneReader, window: Window, rule: Nodata, wanted: Sequence[Need], ranges: list[Range]
-) -> bool:
-    """Add a window to the ranges; whether some pixel of it holds data."""
+) -> NDArray[np.bool_]:
+    """Add a window to the ranges; where it holds data (h, w)."""
     which = set(optical(reader.scene.bands))
     masks = []
     for index, values, valid in reader.bands(window):
@@ -146,4 +191,4 @@ def _measure(
             ranges[index].add(values.ravel() if valid is None or valid.all() else values[valid])
         if index in which:
             masks.append(valid)
-    return bool(has_data(masks, (window.height, window.width), rule).any())
+    return has_data(masks, (window.height, window.width), rule)

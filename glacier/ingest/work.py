@@ -52,7 +52,7 @@ def spread(
             future.result()
     except BrokenProcessPool as error:
         raise GlacierError(
-            "a worker process was killed, perhaps for want of memory; give the command again to go "
-            "on, with fewer --workers"
+            "a worker process was killed, perhaps for want of memory, or a source was cut short while it "
+            "was read; give the command again to go on, with fewer --workers"
         ) from error
     return [future.result() for future in futures]

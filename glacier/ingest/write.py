@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from glacier.console import Track, silence
 from glacier.errors import GlacierError
+from glacier.ingest.attributes import name_attributes
 from glacier.ingest.pack import needs
 from glacier.ingest.place import Place, choose_place
 from glacier.ingest.plan import Options, Plan, columns, make_plan, source_record
@@ -37,7 +38,7 @@ class Report:
     tiles: int
     """Tiles in the store."""
     empty_tiles: int
-    """Tiles left out, being without data."""
+    """Tiles left out, being without data or with too little."""
     empty_scenes: tuple[str, ...]
     """Scenes left out for the same reason."""
     resumed: int
@@ -80,6 +81,7 @@ def ingest(
         return Report(out, len(Store(out)), 0, (), 0, fresh=False)
     if bare := [scene for scene in scenes if scene.label is None]:
         raise GlacierError(unlabelled(bare[0]))
+    scenes = name_attributes(scenes, options.classes)
     return build(place, record, scenes, options, workers, track)
 
 
@@ -107,7 +109,7 @@ def build(
     with executor(workers) as pool:
         wanted = needs(columns(scenes), options.dtype)
         with track("survey", len(scenes)) as done:
-            tasks = [(scene, options.tile_size, options.nodata, wanted) for scene in scenes]
+            tasks = [(scene, options.cut(), wanted) for scene in scenes]
             surveys = spread(pool, survey, tasks, done)
         plan = make_plan(scenes, surveys, options, folds)
         place.begin(note)

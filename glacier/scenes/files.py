@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import rasterio
-from rasterio.enums import MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from glacier.errors import GlacierError
@@ -16,7 +16,8 @@ from glacier.scenes.bands import CODE, OPTICAL, TERRAIN, THERMAL, canonical, mea
 from glacier.scenes.scene import Grid, SourceBand
 
 RASTERS = frozenset({".tif", ".tiff", ".vrt", ".jp2"})
-VECTORS = frozenset({".gpkg", ".shp", ".geojson"})
+VECTORS = frozenset({".gpkg", ".shp", ".geojson", ".fgb"})
+"""What is taken for outlines where it lies beside bands; `--labels` takes whatever OGR reads."""
 LABEL_WORDS = frozenset({"mask", "masks", "gt", "groundtruth", "annotation", "annotations"})
 QUALITY_WORDS = frozenset(
     {
@@ -125,6 +126,20 @@ def open_raster(path: Path) -> rasterio.DatasetReader:
         return rasterio.open(path)
 
 
+def alpha_bands(raster: rasterio.DatasetReader) -> list[int]:
+    """Numbers of the bands that say where the others hold data.
+
+    The fourth of four bytes is taken for alpha by whatever writes a TIFF; one that is described as
+    something else is none.
+    """
+    tints = zip(raster.colorinterp, raster.descriptions, strict=True)
+    return [
+        i
+        for i, (tint, name) in enumerate(tints, 1)
+        if tint is ColorInterp.alpha and (name or "alpha").lower() == "alpha"
+    ]
+
+
 def read_bands(file: Named | Path) -> tuple[Grid, list[SourceBand]]:
     """The grid and bands of one file, named by its band descriptions, else by its name.
 
@@ -137,18 +152,15 @@ def read_bands(file: Named | Path) -> tuple[Grid, list[SourceBand]]:
             crs = raster.crs.to_wkt() if raster.crs else ""
             grid = Grid(raster.height, raster.width, raster.transform, crs)
             described, dtypes, nodata = raster.descriptions, raster.dtypes, raster.nodatavals
-            masked = any(
-                MaskFlags.per_dataset in f and MaskFlags.alpha not in f for f in raster.mask_flag_enums
-            )
+            alpha, flags = alpha_bands(raster), raster.mask_flag_enums
     except RasterioError as error:
         raise GlacierError(f"{named.path}: cannot be read as a raster ({error})") from error
-    if masked:
-        raise GlacierError(
-            f"{named.path}: says by a mask band where it holds data, which is not read; expected a "
-            "no-data value, as `gdal_translate -a_nodata` gives it"
-        )
+    if len(alpha) == len(dtypes):
+        raise GlacierError(f"{named.path}: holds an alpha band and nothing else, expected bands beside it")
+    told = {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha}
     bands = []
-    for i, fallback in enumerate(_codes(named, len(dtypes))):
+    numbers = [i for i in range(len(dtypes)) if i + 1 not in alpha]
+    for i, fallback in zip(numbers, _codes(named, len(numbers)), strict=True):
         if dtypes[i].startswith("complex"):
             raise GlacierError(f"{named.path}: pixels are {dtypes[i]}, expected integers or floats")
         description = described[i] or ""
@@ -157,7 +169,8 @@ def read_bands(file: Named | Path) -> tuple[Grid, list[SourceBand]]:
         if named.code or description:
             name = measured(name, named.path.stem)
         name = name if role(name.lower()) == "other" else name.lower()
-        bands.append(SourceBand(name, code, named.path, i + 1, dtypes[i], nodata[i]))
+        masked = bool(alpha) or not told & set(flags[i])
+        bands.append(SourceBand(name, code, named.path, i + 1, dtypes[i], nodata[i], masked))
     return grid, bands
 
 

@@ -16,6 +16,15 @@ def distinct(values: NDArray[np.integer]) -> set[int]:
     return set(np.unique(values).tolist())
 
 
+def has_class(
+    values: NDArray[np.integer], valid: NDArray[np.bool_] | None, index_of: Mapping[int, int]
+) -> NDArray[np.bool_]:
+    """Where a pixel has a class (h, w), arguments as for `class_indices`; without `index_of`, if valid."""
+    if index_of:
+        return np.isin(values, [value for value, index in index_of.items() if index != IGNORE])
+    return np.full(values.shape, True) if valid is None else valid
+
+
 def class_indices(
     values: NDArray[np.integer], valid: NDArray[np.bool_] | None, index_of: Mapping[int, int]
 ) -> NDArray[np.uint8]:

@@ -7,8 +7,8 @@ from typing import Literal
 from glacier.errors import GlacierError, UsageError
 from glacier.scenes.band_folders import band_folders, find_band_folders
 from glacier.scenes.bands import Selection, spectral_order
-from glacier.scenes.files import VECTORS, Parts, read_bands, same_grid
-from glacier.scenes.scene import Grid, RasterLabel, Scene, SourceBand, VectorLabel
+from glacier.scenes.files import RASTERS, Parts, read_bands, same_grid
+from glacier.scenes.scene import Grid, Outline, RasterLabel, Scene, SourceBand, VectorLabel
 from glacier.scenes.scene_files import scene_files
 
 Layout = Literal["auto", "bands", "scenes"]
@@ -19,6 +19,7 @@ def find_scenes(
     *,
     layout: Layout = "auto",
     labels: Path | None = None,
+    attribute: str = "",
     labelled: bool = True,
     bands: Selection | None = None,
 ) -> list[Scene]:
@@ -30,6 +31,8 @@ def find_scenes(
             per scene), or `auto`.
         labels: a folder of label rasters, a label raster, or a vector file; by default what lies
             beside the bands.
+        attribute: the column of a vector file that tells the class of each polygon; all are glacier
+            by default.
         labelled: False to take no notice of labels.
         bands: which bands to take and what to call them; all by default.
 
@@ -48,12 +51,12 @@ def find_scenes(
         parts = band_folders(source, folders, labels, labelled)
     else:
         parts = scene_files(source, labels, labelled)
-    scenes = [assemble(part, bands or {}) for part in parts]
+    scenes = [assemble(part, bands or {}, attribute) for part in parts]
     _hold_together(scenes)
     return scenes
 
 
-def assemble(parts: Parts, selection: Selection) -> Scene:
+def assemble(parts: Parts, selection: Selection, attribute: str = "") -> Scene:
     """Read the headers of one scene's files and hold them against each other."""
     headers = [(named.path, *read_bands(named)) for named in parts.bands]
     bands = _select(parts.name, [b for _, _, inside in headers for b in inside], selection)
@@ -61,18 +64,18 @@ def assemble(parts: Parts, selection: Selection) -> Scene:
     used = list(dict.fromkeys(band.path for band in bands))
     grid = grid_of[used[0]]
     same_grid(used[0], grid, [(path, grid_of[path]) for path in used[1:]])
-    label = _label(parts.label, used[0], grid) if parts.label else None
+    label = _label(parts.label, attribute, used[0], grid) if parts.label else None
     return Scene(parts.name, grid, tuple(bands), label)
 
 
-def _label(path: Path, first: Path, grid: Grid) -> RasterLabel | VectorLabel:
-    if path.suffix.lower() in VECTORS:
-        return VectorLabel(path)
+def _label(path: Path, attribute: str, first: Path, grid: Grid) -> RasterLabel | VectorLabel:
+    if path.suffix.lower() not in RASTERS:
+        return VectorLabel((Outline(path, None if attribute else 1, attribute),))
     found, bands = read_bands(path)
     if len(bands) != 1:
         raise GlacierError(f"{path}: holds {len(bands)} bands, expected one band of class values")
     same_grid(first, grid, [(path, found)])
-    return RasterLabel(path, bands[0].nodata)
+    return RasterLabel(path, bands[0].nodata, bands[0].masked)
 
 
 def _select(scene: str, bands: list[SourceBand], selection: Selection) -> list[SourceBand]:

@@ -1,6 +1,8 @@
 """Pixels and labels of a scene, window by window."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import parent_process
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -11,14 +13,17 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
 from glacier.errors import GlacierError
-from glacier.scenes.files import open_raster
-from glacier.scenes.scene import RasterLabel, Scene, SourceBand, Window
+from glacier.scenes.files import alpha_bands, open_raster
+from glacier.scenes.scene import RasterLabel, Scene, SourceBand, VectorLabel, Window
 
 if TYPE_CHECKING:
     from glacier.scenes.outlines import Outlines
 
 Nodata = Literal["all", "any"]
 """A pixel lacks data where `all` its optical bands do, or where `any` does."""
+
+NO_LABEL = np.iinfo(np.int64).min
+"""Stands for a label that is NaN or masked; no class can have this value."""
 
 MAPPED = 128 * 2**20
 """Bytes read from an uncompressed file before it is opened anew, which lets go of what is mapped of it."""
@@ -28,18 +33,23 @@ def _settings(scene: Scene) -> rasterio.Env:
     """How GDAL is to read windows of a scene.
 
     It keeps 256 MiB of decoded blocks, a row of tiles of a wide scene; left to itself it keeps a
-    twentieth of the machine's memory, in every worker. It does not list a file's folder to open it.
+    twentieth of the machine's memory, in every worker. It does not list a file's folder to open it, nor look
+    for files beside it but for masks.
     GeoTIFFs that are not compressed it maps, past those blocks; one that is cut short meanwhile ends
-    the process. The sources of a VRT may lie in archives, which it would unpack into memory to map.
-    CRSs, known by now, it need not look up.
+    the process, so only workers do that, whose end is told by the process they work for. The sources of
+    a VRT may lie in archives, which it would unpack into memory to map. CRSs, known by now, it need not
+    look up.
     """
     paths = {band.path for band in scene.bands}
     if isinstance(scene.label, RasterLabel):
         paths.add(scene.label.path)
-    mapped = all(path.suffix.lower() in (".tif", ".tiff") for path in paths)
+    mapped = parent_process() is not None and all(p.suffix.lower() in (".tif", ".tiff") for p in paths)
+    masked = any(
+        one.masked for one in (*scene.bands, scene.label) if not isinstance(one, VectorLabel | None)
+    )
     return rasterio.Env(
         GDAL_CACHEMAX=256 * 2**20,
-        GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
+        GDAL_DISABLE_READDIR_ON_OPEN="TRUE" if masked else "EMPTY_DIR",
         GTIFF_SRS_SOURCE="GEOKEYS",
         GTIFF_VIRTUAL_MEM_IO="IF_ENOUGH_RAM" if mapped else "NO",
     )
@@ -109,13 +119,17 @@ class SceneReader:
         for run in self.runs() if which is None else [which]:
             numbers = [bands[i].index for i in run]
             for i, values in zip(run, self._read(bands[run[0]].path, numbers, window), strict=True):
-                yield i, values, valid(values, bands[i])
+                held = valid(values, bands[i])
+                if bands[i].masked:
+                    mask = self._mask(bands[i].path, bands[i].index, window)
+                    held = mask if held is None else held & mask
+                yield i, values, held
 
     def runs(self) -> list[range]:
-        """The scene's bands (indexes), cut where the next lies in another file."""
-        paths = [band.path for band in self.scene.bands]
-        starts = [i for i in range(len(paths)) if i == 0 or paths[i] != paths[i - 1]]
-        return [range(a, b) for a, b in zip(starts, [*starts[1:], len(paths)], strict=True)]
+        """The scene's bands (indexes), cut where the next lies in another file or has another dtype."""
+        kinds = [(band.path, band.dtype) for band in self.scene.bands]
+        starts = [i for i in range(len(kinds)) if i == 0 or kinds[i] != kinds[i - 1]]
+        return [range(a, b) for a, b in zip(starts, [*starts[1:], len(kinds)], strict=True)]
 
     def read_into(self, window: Window, which: range, out: NDArray[np.generic]) -> None:
         """Read consecutive bands of one file into `out` (h, w, band), of a dtype that holds all values.
@@ -145,27 +159,48 @@ class SceneReader:
             whole = np.rint(np.where(finite, values, 0))
             if not np.array_equal(whole[finite], values[finite]):
                 raise GlacierError(f"{label.path}: holds fractions; expected integer class values")
-            values = np.where(finite, whole.astype(np.int64), np.iinfo(np.int64).min)
+            values = np.where(finite, whole.astype(np.int64), NO_LABEL)
+        if label.masked:
+            mask = self._mask(label.path, 1, window)
+            values = np.where(mask, values, NO_LABEL)
+            held = mask if held is None else held & mask
         return np.asarray(values), held
 
     def _read(
         self, path: Path, numbers: list[int], window: Window, out: NDArray[np.generic] | None = None
     ) -> NDArray[np.generic]:
         """Values (band, h, w) of bands of a file, in `out` where it is given."""
-        here = rasterio.windows.Window(window.column, window.row, window.width, window.height)
+        with self._opened(path, window) as (file, here):
+            pixels: NDArray[np.generic] = file.read(numbers, window=here, out=out)
+        self._read_bytes[path] += pixels.nbytes
+        if self._read_bytes[path] > MAPPED and self._files[path].compression is None:
+            self._close(path)
+        return pixels
+
+    def _mask(self, path: Path, number: int, window: Window) -> NDArray[np.bool_]:
+        """Where a file's alpha band, else its mask, says that a band is data (h, w)."""
+        with self._opened(path, window) as (file, here):
+            alpha = alpha_bands(file)
+            masks = file.read(alpha, window=here) if alpha else file.read_masks([number], window=here)
+        return np.asarray((masks != 0).all(axis=0))
+
+    @contextmanager
+    def _opened(
+        self, path: Path, window: Window
+    ) -> Iterator[tuple[rasterio.DatasetReader, rasterio.windows.Window]]:
+        """A file and rasterio's word for a window of it; what goes wrong within is said of them."""
         try:
             if path not in self._files:
                 self._files[path], self._read_bytes[path] = _open(path), 0
-            pixels: NDArray[np.generic] = self._files[path].read(numbers, window=here, out=out)
+            yield (
+                self._files[path],
+                rasterio.windows.Window(window.column, window.row, window.width, window.height),
+            )
         except RasterioError as error:
             raise GlacierError(
                 f"{path}: unreadable at row {window.row}, column {window.column} ({error}); "
                 "is the file complete?"
             ) from error
-        self._read_bytes[path] += pixels.nbytes
-        if self._read_bytes[path] > MAPPED and self._files[path].compression is None:
-            self._close(path)
-        return pixels
 
     def _close(self, path: Path) -> None:
         self._files.pop(path).close()
@@ -177,7 +212,7 @@ def _outlines(scene: Scene) -> "Outlines | None":
         return None
     from glacier.scenes.outlines import read_outlines
 
-    return read_outlines(scene.label.path, scene.grid)
+    return read_outlines(scene.label, scene.grid)
 
 
 def unlabelled(scene: Scene) -> str:

@@ -67,6 +67,8 @@ class SourceBand:
     dtype: str
     nodata: float | None
     """The file's no-data value; None where it declares none."""
+    masked: bool = False
+    """The file has a mask or an alpha band, which says as well where this one holds data."""
 
     @property
     def role(self) -> Role:
@@ -84,13 +86,34 @@ class RasterLabel:
 
     path: Path
     nodata: float | None
+    masked: bool = False
+    """As of a `SourceBand`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """One file of outlines, and what lies inside them."""
+
+    path: Path
+    value: int | None
+    """The source value all its polygons mean; None: `attribute` tells."""
+    attribute: str = ""
+    """Column that tells the class of each polygon."""
+    meanings: tuple[tuple[str, int], ...] = ()
+    """Attribute in lower case -> source value, in the order of burning; not known before `--classes` is."""
 
 
 @dataclass(frozen=True, slots=True)
 class VectorLabel:
-    """Labels as outlines: what lies inside one is glacier, what does not is background."""
+    """Labels as outlines; what lies outside them all has the source value 0."""
 
-    path: Path
+    layers: tuple[Outline, ...]
+    """Burnt in this order: a later one wins where outlines overlap."""
+
+    @property
+    def path(self) -> Path:
+        """The file of the first layer."""
+        return self.layers[0].path
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
 
 from glacier.errors import GlacierError, UsageError
 from glacier.scenes.bands import measured, parse_selection, role
@@ -304,11 +303,3 @@ def test_the_folder_one_stands_in_has_a_name(tmp_path, monkeypatch):
     touch(tmp_path / "valley", "red.tif")
     monkeypatch.chdir(tmp_path / "valley")
     assert shape(find_scenes(Path())) == {"valley": (["red"], None)}
-
-
-def test_a_mask_band_is_refused_rather_than_ignored(tmp_path):
-    path = touch(tmp_path, "s_red.tif") / "s_red.tif"
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
-        file.write_mask(np.zeros((8, 8), bool))
-    with pytest.raises(GlacierError, match="s_red.tif: says by a mask band where it holds data"):
-        find_scenes(tmp_path)
