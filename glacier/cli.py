@@ -2,15 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from glacier.errors import GlacierError
 from glacier.version import __version__
-
-if TYPE_CHECKING:
-    from glacier.scenes.scene import Scene
 
 PATH = click.Path(path_type=Path)
 
@@ -82,15 +79,18 @@ def synth(out: Path, layout: str, seed: int, count: int | None, size: int) -> No
 
 
 @main.command()
-@click.argument("source", type=PATH)
+@click.argument("source")
 @click.option("--out", type=PATH, help="The store; default SOURCE's name with .zarr, here.")
-@click.option("--layout", type=click.Choice(["auto", "bands", "scenes"]), default="auto", show_default=True)
+@click.option("--layout", type=click.Choice(["auto", "bands", "scenes", "hkh"]), default="auto",
+              show_default=True)  # fmt: skip
 @click.option("--labels", type=PATH, help="Folder of label rasters, or a vector file of outlines.")
 @click.option("--attribute", default="", help="Column that tells the class of each outline; see --classes.")
 @click.option(
     "--classes", default="", help="Meaning of label values, or of words: 0=background,85=glacier,-1=ignore."
 )
 @click.option("--bands", default="", help="Bands to take, and their names: B2=blue,B6=swir1.")
+@click.option("--hkh-source", type=click.Choice(["patches", "scenes"]),
+              help="Of the HKH release: its patches, or its scenes with their outlines.")  # fmt: skip
 @click.option("--tile-size", default=512, show_default=True, help="px, a multiple of 32.")
 @click.option("--stride", type=int, help="px between tiles' corners, less than their size to overlap; "
               "around the edges of folds training then does without more of them.")  # fmt: skip
@@ -98,58 +98,24 @@ def synth(out: Path, layout: str, seed: int, count: int | None, size: int) -> No
               help="Leave out tiles with a smaller share of pixels with data and a class.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["auto", "int16", "float32"]), default="auto", show_default=True)
 @click.option("--codec", type=click.Choice(["lz4", "zstd"]), default="lz4", show_default=True)
-@click.option("--folds", default=5, show_default=True, help="Spatial folds for cross-validation.")
-@click.option("--nodata", type=click.Choice(["all", "any"]), default="all", show_default=True,
-              help="Ignore pixels where all optical bands lack data, or where any does.")  # fmt: skip
+@click.option("--folds", default="5", show_default=True,
+              help="Spatial folds for cross-validation; or published, the HKH release's own.")  # fmt: skip
+@click.option("--nodata", type=click.Choice(["all", "any"]),
+              help="Ignore pixels where all optical bands lack data, or where any does. "
+              "[default: all; HKH: any]")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), help="Processes; default one per core.")
 @click.option(
     "--overwrite", is_flag=True, help="Replace another store at OUT once the new one is complete."
 )
-def ingest(
-    source: Path, out: Path | None, layout: str, labels: Path | None, attribute: str,
-    workers: int | None, overwrite: bool, bands: str, **options: Any,
-) -> None:  # fmt: skip
-    """Build a tile store from the scenes in SOURCE."""
-    from glacier import console
-    from glacier.ingest.plan import Options
-    from glacier.ingest.write import ingest as write_store
-    from glacier.machine import cores
-    from glacier.scenes.bands import parse_selection
-    from glacier.scenes.layouts import find_scenes
+def ingest(source: str, out: Path | None, **options: Any) -> None:
+    """Build a tile store from the scenes in SOURCE.
 
-    settings = Options(bands=bands, **options)
-    name = source.resolve().stem if source.is_file() else source.resolve().name
-    target = out or Path(f"{name}.zarr")
-    scenes = find_scenes(
-        source, layout=layout, labels=labels, attribute=attribute, bands=parse_selection(bands)  # type: ignore[arg-type]
-    )  # fmt: skip
-    console.note(_found(scenes))
-    report = write_store(
-        source, scenes, target, settings,
-        workers=workers or cores(), overwrite=overwrite, track=console.bar,
-    )  # fmt: skip
-    if not report.fresh:
-        console.note(f"{target}: complete already, {report.tiles} tiles; nothing to do")
-        return
-    lack = f"less than {settings.min_valid:g} valid" if settings.min_valid else "without data"
-    for name in report.empty_scenes[:10]:
-        console.warn(f"scene {name}: all its tiles are {lack}; skipped")
-    if len(report.empty_scenes) > 1:
-        console.warn(f"{len(report.empty_scenes)} scenes {lack} were skipped")
-    left = f", {report.empty_tiles} {lack} left out" if report.empty_tiles else ""
-    again = f"; {report.resumed} shards were written before" if report.resumed else ""
-    console.note(f"{target}: {report.tiles} tiles of {settings.tile_size} px{left}{again}")
+    SOURCE is a folder, a raster, or the HKH release: unpacked, its archive, an address of that, or - for
+    the archive on standard input.
+    """
+    from glacier.ingest.command import run_ingest
 
-
-def _found(scenes: "list[Scene]") -> str:
-    """What a source holds, in a line."""
-    first = scenes[0]
-    bands = ", ".join(
-        band.name if band.name == band.code else f"{band.name} ({band.code})" for band in first.bands
-    )
-    label = type(first.label).__name__.removesuffix("Label").lower() if first.label else "no"
-    many = f"{len(scenes)} scenes" if len(scenes) > 1 else f"one scene, {first.name}"
-    return f"{many}; {len(first.bands)} bands: {bands}; {label} labels"
+    run_ingest(source, out, **options)
 
 
 @main.command()

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from glacier.errors import GlacierError
 from glacier.scenes.archive import parse_npy
-from glacier.scenes.hkh import CHANNELS, Channel, Convert, Patch, converted, labels
+from glacier.scenes.convert import converted
+from glacier.scenes.hkh import CHANNELS, Channel, Patch, labels
 from glacier.scenes.hkh_places import Place, read_places
-from glacier.scenes.scene import Grid, RasterLabel, Scene, SourceBand
+from glacier.scenes.scene import Convert, Grid, RasterLabel, Scene, SourceBand
 
 INDEX = "index.jsonl"
 ALL = "all.json"

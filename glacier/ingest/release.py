@@ -23,6 +23,7 @@ from glacier.scenes.hkh import (
     GEOJSON,
     SIZE,
     Patch,
+    has_patches,
     patch_files,
     read_patch_name,
     release_root,
@@ -33,8 +34,9 @@ from glacier.store.reader import Store
 from glacier.version import __version__
 
 PATCHES = f"{UNFINISHED}/patches"
-CLASSES = "0=background,85=glacier,170=debris,255=lake"
-"""The competition's, so that networks move from one to the other; there is no lake in the release."""
+HKH = Options(classes="0=background,85=glacier,170=debris,255=lake", nodata="any")
+"""What the release needs: the competition's classes, so that networks move from one to the other, though
+it has no lake; and where a band lacks data its masks say background, whatever lies there."""
 RELEASED = 7643
 """Patches in the release, copies included."""
 PACKED_PATCH, PLAIN_PATCH = 73.9e9 / RELEASED, 182.4e9 / RELEASED
@@ -66,7 +68,7 @@ def ingest_release(
         GlacierError: bad input (what was packed stays, to go on from), or `out` holds something else.
     """
     out = out.resolve()
-    options = replace(options, classes=options.classes or CLASSES, nodata="any")
+    options = replace(options, classes=options.classes or HKH.classes)
     reading = _Archive(source) if is_archive(source) else _Folder(Path(source))
     record = {"files": reading.files, "digest": reading.digest, "options": asdict(options)}
     note = {**record, "version": __version__}
@@ -107,9 +109,10 @@ class _Folder:
 
     def __init__(self, source: Path) -> None:
         root = release_root(source)
-        if root is None:
+        if root is None or not has_patches(root):
             raise GlacierError(
-                f"{source}: no HKH release in it; expected slices/ or splits/ with slice_S_img_NNN.npy"
+                f"{source}: no patches of the HKH release in it; expected slices/ or splits/ with "
+                "slice_S_img_NNN.npy"
             )
         self.root = root
         self._files = patch_files(root, source)

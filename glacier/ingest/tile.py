@@ -83,7 +83,9 @@ def read_tile(
 
 def _is_direct(source: SourceBand, band: Band) -> bool:
     """Whether a band's values, its no-data value too, are its raw codes, but for uint16's offset."""
-    if source.masked or band.scale != 1.0 or source.nodata not in (None, band.nodata + band.offset):
+    if source.convert or source.masked or band.scale != 1.0:
+        return False
+    if source.nodata not in (None, band.nodata + band.offset):
         return False
     if source.dtype == "uint16":
         return band.dtype == "int16" and band.offset == -LOWEST

@@ -30,7 +30,7 @@ class AddressReader:
         self.size = self._file.size
         """bytes"""
 
-    def read(self, size: int, /) -> bytes:
+    def read1(self, size: int, /) -> bytes:
         """At most `size` bytes, none at the end.
 
         Raises:

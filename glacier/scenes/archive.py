@@ -70,7 +70,8 @@ class Source(io.RawIOBase):
 
     def packed(self) -> bool:
         """Whether it is compressed, by its first bytes."""
-        self._ahead = bytes(self._stream.read(len(GZIP)))
+        while len(self._ahead) < len(GZIP) and (data := self._stream.read1(1)):
+            self._ahead += data
         return self._ahead == GZIP
 
     def readable(self) -> bool:
@@ -79,7 +80,7 @@ class Source(io.RawIOBase):
 
     def readinto(self, out: Any, /) -> int:
         """Read at most as many bytes as `out` holds; none at the end."""
-        data = self._ahead or bytes(self._stream.read(len(out)))
+        data = self._ahead or self._stream.read1(len(out))
         self._ahead = b""
         out[: len(data)] = data
         for _ in range((self._read_bytes + len(data)) // PIECE - self._read_bytes // PIECE):

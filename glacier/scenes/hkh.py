@@ -4,8 +4,7 @@ What it holds, and where its own description is wrong, is told in docs/hkh.md.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 
 from glacier.errors import GlacierError, UsageError
 from glacier.scenes.bands import Selection
+from glacier.scenes.files import Named, read_bands
+from glacier.scenes.scene import Convert, Outline, Scene, VectorLabel
 
 SIZE = 512
 """Side of a patch, px."""
@@ -25,9 +26,6 @@ GEOJSON = "slices.geojson"
 
 CLEAN, DEBRIS = 85, 170
 """Values of glacier and debris, as the competition has them; background is 0."""
-
-Convert = Literal["", "digital", "negated"]
-"""How values are read: as they are; as 8-bit digital numbers (`digital`); with the other sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +110,6 @@ def select_channels(selection: Selection) -> list[tuple[str, Channel]]:
     return chosen
 
 
-def digital(values: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """8-bit digital numbers of resampled ones: rounded, clipped to 1 … 255, 0 where there is no data."""
-    held = np.isfinite(values)
-    whole = np.rint(np.where(held, values, 1)).clip(1, 255).astype(np.uint8)
-    whole[~held] = 0
-    return whole
-
-
-def converted(values: NDArray[np.generic], how: Convert) -> NDArray[np.generic]:
-    """Values as `how` has them read."""
-    if how == "digital":
-        return digital(np.asarray(values, np.float32))
-    return np.negative(values) if how == "negated" else values
-
-
 def labels(planes: NDArray[np.generic], name: str) -> tuple[NDArray[np.uint8], int]:
     """Labels of a mask, told by its content which of two conventions it follows.
 
@@ -161,27 +144,68 @@ def labels(planes: NDArray[np.generic], name: str) -> tuple[NDArray[np.uint8], i
     return out, int(np.count_nonzero(clean & debris))
 
 
+def _folders(root: Path) -> list[Path]:
+    return [root / "slices", *(root / "splits" / split for split in ("train", "dev", "test"))]
+
+
+def has_patches(root: Path) -> bool:
+    """Whether there are patches below `root`."""
+    return any(any(folder.glob("slice_*_img_*.npy")) for folder in _folders(root))
+
+
 def release_root(source: Path) -> Path | None:
-    """The folder that holds the release's own folders, if `source` is it or one of them."""
-    for root in (source, source / "glacier_data", source.parent):
-        if not root.is_dir():
-            continue
-        inside = [root / "slices", *(root / "splits" / split for split in ("train", "dev", "test"))]
-        if root == source.parent and source not in (root / "slices", root / "splits"):
-            continue
-        if any(folder.is_dir() and any(folder.glob("slice_*_img_*.npy")) for folder in inside):
-            return root
-        if (root / "raster_data").is_dir() and (root / "vector_data").is_dir():
+    """The folder that holds the release's own, if `source` is it, is above it or is one of them."""
+    roots = [source, source / "glacier_data"]
+    roots += [source.parent] if source.name in ("slices", "splits") else []
+    for root in roots:
+        if has_patches(root) or ((root / "raster_data").is_dir() and (root / "vector_data").is_dir()):
             return root
     return None
 
 
-def patch_files(root: Path, source: Path) -> Sequence[Path]:
-    """Images and masks of all patches below `root`, or of those in `source` alone."""
-    folders = [root / "slices", *(root / "splits" / split for split in ("train", "dev", "test"))]
-    return sorted(
-        file
-        for folder in folders
-        if folder.is_dir() and (source in (root, root.parent) or source in (folder, folder.parent))
-        for file in folder.glob("slice_*_*_*.npy")
+def patch_files(root: Path, source: Path) -> list[Path]:
+    """Images and masks of all patches below `root`; of one of its folders where `source` is that."""
+    only = [source.name] if source.parent == root else ["slices", "splits"]
+    folders = [f for f in _folders(root) if f.relative_to(root).parts[0] in only]
+    return sorted(file for folder in folders for file in folder.glob("slice_*_*_*.npy"))
+
+
+def release_scenes(root: Path, selection: Selection, whole: bool) -> list[Scene]:
+    """The release's scenes, labelled by its outlines: clean ice first, debris over it.
+
+    Args:
+        root: as `release_root` finds it.
+        selection: of channels.
+        whole: keep digital numbers as float32 instead of rounding them to 8 bits.
+
+    Raises:
+        GlacierError: no scenes, no outlines, or a scene of other channels.
+        UsageError: a channel the release has not.
+    """
+    chosen = select_channels(selection)
+    outlines = tuple(
+        Outline(root / "vector_data" / f"{kind}.shp", value)
+        for kind, value in (("clean", CLEAN), ("debris", DEBRIS))
     )
+    files = sorted((root / "raster_data").glob("LE07_*.tif"))
+    missing = [str(o.path) for o in outlines if not o.path.exists()]
+    if not files or missing:
+        what = missing[0] if files else f"{root / 'raster_data'}/LE07_*.tif"
+        raise GlacierError(f"{what}: not there; expected the scenes and outlines of the HKH release")
+    return [_scene(file, chosen, outlines, whole) for file in files]
+
+
+def _scene(
+    file: Path, chosen: list[tuple[str, Channel]], outlines: tuple[Outline, ...], whole: bool
+) -> Scene:
+    grid, inside = read_bands(Named(file, "band", "", ""))
+    if len(inside) != len(CHANNELS):
+        raise GlacierError(f"{file}: {len(inside)} bands, expected the HKH release's {len(CHANNELS)}")
+    bands = []
+    for name, channel in chosen:
+        found = inside[channel.index]
+        band = replace(found, name=name, code=channel.code, convert=channel.convert)
+        if channel.convert == "digital":
+            band = replace(band, convert="") if whole else replace(band, dtype="uint8", nodata=0.0)
+        bands.append(band)
+    return Scene(file.stem, grid, tuple(bands), VectorLabel(outlines))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
 from glacier.errors import GlacierError
+from glacier.scenes.convert import converted
 from glacier.scenes.files import alpha_bands, open_raster
 from glacier.scenes.scene import RasterLabel, Scene, SourceBand, VectorLabel, Window
 
@@ -33,8 +34,8 @@ def _settings(scene: Scene) -> rasterio.Env:
     """How GDAL is to read windows of a scene.
 
     It keeps 256 MiB of decoded blocks, a row of tiles of a wide scene; left to itself it keeps a
-    twentieth of the machine's memory, in every worker. It does not list a file's folder to open it, nor look
-    for files beside it but for masks.
+    twentieth of the machine's memory, in every worker. It does not list a file's folder to open it,
+    nor look for files beside it but for masks.
     GeoTIFFs that are not compressed it maps, past those blocks; one that is cut short meanwhile ends
     the process, so only workers do that, whose end is told by the process they work for. The sources of
     a VRT may lie in archives, which it would unpack into memory to map. CRSs, known by now, it need not
@@ -118,7 +119,8 @@ class SceneReader:
         bands = self.scene.bands
         for run in self.runs() if which is None else [which]:
             numbers = [bands[i].index for i in run]
-            for i, values in zip(run, self._read(bands[run[0]].path, numbers, window), strict=True):
+            for i, read in zip(run, self._read(bands[run[0]].path, numbers, window), strict=True):
+                values = converted(read, bands[i].convert)
                 held = valid(values, bands[i])
                 if bands[i].masked:
                     mask = self._mask(bands[i].path, bands[i].index, window)

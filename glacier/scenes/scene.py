@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from affine import Affine
 
@@ -54,6 +55,10 @@ class Window:
     width: int
 
 
+Convert = Literal["", "digital", "negated"]
+"""How values are read: as they are; as 8-bit digital numbers; with the other sign."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceBand:
     """One band as it lies in a file."""
@@ -69,6 +74,8 @@ class SourceBand:
     """The file's no-data value; None where it declares none."""
     masked: bool = False
     """The file has a mask or an alpha band, which says as well where this one holds data."""
+    convert: Convert = ""
+    """`dtype` and `nodata` are those of what is read."""
 
     @property
     def role(self) -> Role:

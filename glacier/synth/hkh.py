@@ -132,7 +132,7 @@ def _lose(rng: np.random.Generator, image: NDArray[np.float32]) -> None:
     height, width = image.shape[:2]
     row, column = np.ogrid[:height, :width]
     outside = column < width * 0.36 - row * 0.5
-    outside |= (row > height * 0.68) & (column > width * 0.68)
+    outside |= (row > height * 0.58) & (column > width * 0.58)
     spectral = np.arange(13)
     for channel in spectral:
         gap = (row + 0.15 * column + channel % 3) % 33 < 12 * np.abs(column - width / 2) / width

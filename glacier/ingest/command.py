@@ -1,0 +1,151 @@
+"""`glacier ingest`: which reader a source needs, and what is said about it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from glacier import console
+from glacier.errors import GlacierError, UsageError
+from glacier.ingest.parked import Release
+from glacier.ingest.plan import Options
+from glacier.ingest.release import HKH, ingest_release
+from glacier.ingest.write import Report, ingest
+from glacier.machine import cores
+from glacier.scenes.archive import SUFFIXES, is_archive
+from glacier.scenes.bands import parse_selection
+from glacier.scenes.hkh import has_patches, release_root, release_scenes
+from glacier.scenes.layouts import find_scenes
+from glacier.scenes.scene import Scene
+
+HkhSource = Literal["patches", "scenes"]
+
+
+def run_ingest(
+    source: Path | str,
+    out: Path | None,
+    *,
+    layout: str,
+    labels: Path | None,
+    attribute: str,
+    hkh_source: HkhSource | None,
+    folds: str,
+    nodata: str | None,
+    workers: int | None,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Ingest `source` into `out`, by default a store of its name here; arguments as on the command line.
+
+    Raises:
+        GlacierError: bad input, or something else stands at `out`.
+        UsageError: arguments that do not fit together.
+    """
+    text = str(source)
+    root = None if is_archive(text) or layout in ("bands", "scenes") else release_root(Path(text))
+    if layout == "hkh" and not is_archive(text) and root is None:
+        raise GlacierError(
+            f"{text}: no HKH release in it; expected slices/ or splits/ with slice_S_img_NNN.npy, or "
+            "raster_data/ and vector_data/, or its archive"
+        )
+    hkh = is_archive(text) or root is not None
+    settings = Options(
+        folds=5 if folds == "published" else _count(folds),
+        published=folds == "published",
+        nodata=nodata or (HKH.nodata if hkh else "all"),  # type: ignore[arg-type]
+        **options,
+    )
+    target = out or Path(_name(text))
+    if not hkh and (hkh_source or settings.published):
+        given = "--hkh-source" if hkh_source else "--folds published"
+        raise UsageError(f"{given}: for the HKH release, which {text} is not; leave it out")
+    if hkh and (labels or attribute):
+        raise UsageError("--labels, --attribute: the HKH release has its own labels; leave them out")
+    patches = hkh_source != "scenes" and (root is None or hkh_source == "patches" or has_patches(root))
+    if hkh and patches:
+        report, release = ingest_release(
+            text, target, settings, workers=workers or cores(), overwrite=overwrite,
+            track=console.bar, say=console.note,
+        )  # fmt: skip
+        if release:
+            _tell(release)
+    else:
+        if root is not None:
+            settings = replace(settings, classes=settings.classes or HKH.classes)
+            if settings.published:
+                raise UsageError("--folds published: of the patches, not of the scenes; leave it out")
+            whole = settings.dtype == "float32"
+            scenes = release_scenes(root, parse_selection(settings.bands), whole)
+        elif is_archive(text):
+            raise UsageError(
+                "--hkh-source scenes: not out of an archive; unpack its raster_data and vector_data"
+            )
+        else:
+            scenes = find_scenes(
+                Path(text), layout=layout, labels=labels, attribute=attribute,  # type: ignore[arg-type]
+                bands=parse_selection(settings.bands),
+            )  # fmt: skip
+        console.note(_found(scenes))
+        report = ingest(
+            Path(text), scenes, target, settings,
+            workers=workers or cores(), overwrite=overwrite, track=console.bar,
+        )  # fmt: skip
+    _told(report, target, settings)
+
+
+def _count(folds: str) -> int:
+    if not folds.isdigit():
+        raise UsageError(f"--folds: {folds!r}, expected a number of spatial folds, or published")
+    return int(folds)
+
+
+def _name(source: str) -> str:
+    """The store's name for a source."""
+    if source == "-":
+        return "hkh.zarr"
+    path = Path(source.split("?")[0])
+    name = path.name if "://" in source else path.resolve().name
+    for suffix in (*SUFFIXES[::-1], ".tif", ".tiff", ".vrt"):
+        name = name.removesuffix(suffix)
+    return f"{name}.zarr"
+
+
+def _found(scenes: list[Scene]) -> str:
+    """What a source holds, in a line."""
+    first = scenes[0]
+    bands = ", ".join(
+        band.name if band.name == band.code else f"{band.name} ({band.code})" for band in first.bands
+    )
+    label = type(first.label).__name__.removesuffix("Label").lower() if first.label else "no"
+    many = f"{len(scenes)} scenes" if len(scenes) > 1 else f"one scene, {first.name}"
+    return f"{many}; {len(first.bands)} bands: {bands}; {label} labels"
+
+
+def _tell(release: Release) -> None:
+    """What was found in the HKH release, and what packing it lost."""
+    console.note(
+        f"{len(release.scenes)} patches, {release.copies} copies of them left out; "
+        f"{release.clipped} digital numbers outside 1 to 255 clipped, the others rounded; "
+        f"{release.doubled} pixels with two labels became debris"
+    )
+    if release.differing:
+        console.warn(f"{release.differing} copies have other labels than their originals, whose are taken")
+    if missing := len(release.scenes) - release.placed:
+        console.warn(
+            f"{missing} patches are not in slices.geojson: nobody knows where they lie, so folds cannot "
+            "keep them apart from their neighbours"
+        )
+
+
+def _told(report: Report, target: Path, settings: Options) -> None:
+    """What an ingest did."""
+    if not report.fresh:
+        console.note(f"{target}: complete already, {report.tiles} tiles; nothing to do")
+        return
+    lack = f"less than {settings.min_valid:g} valid" if settings.min_valid else "without data"
+    for name in report.empty_scenes[:10]:
+        console.warn(f"scene {name}: all its tiles are {lack}; skipped")
+    if len(report.empty_scenes) > 1:
+        console.warn(f"{len(report.empty_scenes)} scenes {lack} were skipped")
+    left = f", {report.empty_tiles} {lack} left out" if report.empty_tiles else ""
+    again = f"; {report.resumed} shards were written before" if report.resumed else ""
+    console.note(f"{target}: {report.tiles} tiles of {settings.tile_size} px{left}{again}")
