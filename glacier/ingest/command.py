@@ -60,8 +60,10 @@ def run_ingest(
         raise UsageError(f"{given}: for the HKH release, which {text} is not; leave it out")
     if hkh and (labels or attribute):
         raise UsageError("--labels, --attribute: the HKH release has its own labels; leave them out")
-    patches = hkh_source != "scenes" and (root is None or hkh_source == "patches" or has_patches(root))
-    if hkh and patches:
+    patches = (
+        hkh and hkh_source != "scenes" and (root is None or hkh_source == "patches" or has_patches(root))
+    )
+    if patches:
         report, release = ingest_release(
             text, target, settings, workers=workers or cores(), overwrite=overwrite,
             track=console.bar, say=console.note,
@@ -89,7 +91,7 @@ def run_ingest(
             Path(text), scenes, target, settings,
             workers=workers or cores(), overwrite=overwrite, track=console.bar,
         )  # fmt: skip
-    _told(report, target, settings)
+    _told(report, target, settings, by_name=not patches)
 
 
 def _count(folds: str) -> int:
@@ -136,13 +138,13 @@ def _tell(release: Release) -> None:
         )
 
 
-def _told(report: Report, target: Path, settings: Options) -> None:
-    """What an ingest did."""
+def _told(report: Report, target: Path, settings: Options, by_name: bool) -> None:
+    """What an ingest did; scenes left out are named where somebody gave them their names."""
     if not report.fresh:
         console.note(f"{target}: complete already, {report.tiles} tiles; nothing to do")
         return
     lack = f"less than {settings.min_valid:g} valid" if settings.min_valid else "without data"
-    for name in report.empty_scenes[:10]:
+    for name in report.empty_scenes[:10] if by_name else ():
         console.warn(f"scene {name}: all its tiles are {lack}; skipped")
     if len(report.empty_scenes) > 1:
         console.warn(f"{len(report.empty_scenes)} scenes {lack} were skipped")

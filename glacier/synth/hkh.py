@@ -11,6 +11,7 @@ import pyogrio
 import rasterio
 import shapely
 from affine import Affine
+from isal import igzip
 from numpy.typing import NDArray
 from rasterio.features import shapes
 from rasterio.warp import transform as reproject
@@ -68,7 +69,10 @@ def write_release(out: Path, seed: int, count: int, size: int) -> int:
     (root / "slices" / GEOJSON).write_text(json.dumps(document))
     _copy_splits(root)
     files = [f for f in root.rglob("*") if f.is_file()]
-    with tarfile.open(out / "hkh_patches.tar.gz", "w:gz", compresslevel=1) as archive:
+    with (
+        igzip.open(out / "hkh_patches.tar.gz", "wb", compresslevel=1) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
         for file in sorted(files, key=_unkindly):
             archive.add(file, file.relative_to(out))
     return len(files) + 1
