@@ -38,7 +38,7 @@ def find_scenes(
 
     Raises:
         GlacierError: nothing to read, or files that do not fit together.
-        UsageError: `bands` names what is not there.
+        UsageError: `bands` or `attribute` names what is not there.
     """
     for path in (source, labels):
         if path and not path.exists():
@@ -53,6 +53,8 @@ def find_scenes(
         parts = scene_files(source, labels, labelled)
     scenes = [assemble(part, bands or {}, attribute) for part in parts]
     _hold_together(scenes)
+    if attribute and not any(isinstance(scene.label, VectorLabel) for scene in scenes):
+        raise UsageError(f"--attribute: {attribute} is a column of outlines, but no scene's labels are any")
     return scenes
 
 
