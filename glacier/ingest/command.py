@@ -119,7 +119,8 @@ def _found(scenes: list[Scene]) -> str:
     )
     label = type(first.label).__name__.removesuffix("Label").lower() if first.label else "no"
     many = f"{len(scenes)} scenes" if len(scenes) > 1 else f"one scene, {first.name}"
-    return f"{many}; {len(first.bands)} bands: {bands}; {label} labels"
+    masked = " under a mask or alpha band" if any(band.masked for band in first.bands) else ""
+    return f"{many}; {len(first.bands)} bands{masked}: {bands}; {label} labels"
 
 
 def _tell(release: Release) -> None:

@@ -69,7 +69,8 @@ class Parts:
 
 def rasters(folder: Path) -> list[Path]:
     """Raster files directly in `folder`, in natural order (2 before 10)."""
-    return sorted((f for f in folder.iterdir() if f.suffix.lower() in RASTERS), key=natural)
+    files = (f for f in folder.iterdir() if f.suffix.lower() in RASTERS and not f.is_dir())
+    return sorted(files, key=natural)
 
 
 def outlines(folder: Path) -> Path | None:
@@ -153,7 +154,7 @@ def read_bands(file: Named | Path) -> tuple[Grid, list[SourceBand]]:
             grid = Grid(raster.height, raster.width, raster.transform, crs)
             described, dtypes, nodata = raster.descriptions, raster.dtypes, raster.nodatavals
             alpha, flags = alpha_bands(raster), raster.mask_flag_enums
-    except RasterioError as error:
+    except (RasterioError, UnicodeError) as error:
         raise GlacierError(f"{named.path}: cannot be read as a raster ({error})") from error
     if len(alpha) == len(dtypes):
         raise GlacierError(f"{named.path}: holds an alpha band and nothing else, expected bands beside it")

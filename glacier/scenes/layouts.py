@@ -1,5 +1,6 @@
 """From a source folder to its Scenes: recognise the layout, read headers, hold them against each other."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,9 @@ from glacier.scenes.bands import Selection, spectral_order
 from glacier.scenes.files import RASTERS, Parts, read_bands, same_grid
 from glacier.scenes.scene import Grid, Outline, RasterLabel, Scene, SourceBand, VectorLabel
 from glacier.scenes.scene_files import scene_files
+
+_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]|^\.+$")
+"""Control characters, bytes that are no text, and names that mean a folder."""
 
 Layout = Literal["auto", "bands", "scenes"]
 
@@ -38,7 +42,7 @@ def find_scenes(
 
     Raises:
         GlacierError: nothing to read, or files that do not fit together.
-        UsageError: `bands` names what is not there.
+        UsageError: `bands` or `attribute` names what is not there.
     """
     for path in (source, labels):
         if path and not path.exists():
@@ -53,6 +57,8 @@ def find_scenes(
         parts = scene_files(source, labels, labelled)
     scenes = [assemble(part, bands or {}, attribute) for part in parts]
     _hold_together(scenes)
+    if attribute and not any(isinstance(scene.label, VectorLabel) for scene in scenes):
+        raise UsageError(f"--attribute: {attribute} is a column of outlines, but no scene's labels are any")
     return scenes
 
 
@@ -111,6 +117,11 @@ def _hold_together(scenes: list[Scene]) -> None:
     if twice:
         raise GlacierError(
             f"{len(scenes)} scenes, of which several are called {twice[0]}; rename their files"
+        )
+    if odd := [scene for scene in scenes if _ODD.search(scene.name)]:
+        raise GlacierError(
+            f"{odd[0].bands[0].path.parent}: a scene is called {odd[0].name!a}; expected letters, "
+            "rename its files"
         )
     for scene in scenes[1:]:
         found = [band.name for band in scene.bands]

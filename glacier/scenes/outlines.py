@@ -1,5 +1,6 @@
 """Vector labels: outlines brought into a scene's CRS and burnt into its pixels."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,8 @@ def _about(layer: Outline) -> dict[str, Any]:
             f"{path}: holds {len(names)} layers ({', '.join(map(str, names))}); expected one of outlines"
         )
     about: dict[str, Any] = pyogrio.read_info(path)
-    if not about["features"] or "Polygon" not in (about["geometry_type"] or "Unknown Polygon"):
+    kind = about["geometry_type"] or "Unknown"
+    if not about["features"] or not re.search("Polygon|Surface|Collection|Unknown", kind):
         raise GlacierError(f"{path}: holds no polygon; expected glacier outlines")
     if layer.attribute and layer.attribute not in about["fields"]:
         have = ", ".join(about["fields"]) or "none"

@@ -15,7 +15,7 @@ from rasterio.errors import RasterioError
 from glacier.errors import GlacierError
 from glacier.scenes.convert import converted
 from glacier.scenes.files import alpha_bands, open_raster
-from glacier.scenes.scene import RasterLabel, Scene, SourceBand, VectorLabel, Window
+from glacier.scenes.scene import RasterLabel, Scene, SourceBand, Window
 
 if TYPE_CHECKING:
     from glacier.scenes.outlines import Outlines
@@ -34,20 +34,17 @@ def _settings(scene: Scene) -> rasterio.Env:
     """How GDAL is to read windows of a scene.
 
     It keeps 256 MiB of decoded blocks, a row of tiles of a wide scene; left to itself it keeps a
-    twentieth of the machine's memory, in every worker. It does not list a file's folder to open it,
-    nor look for files beside it but for masks.
-    GeoTIFFs that are not compressed it maps, past those blocks; one that is cut short meanwhile ends
-    the process, so only workers do that, whose end is told by the process they work for. The sources of
-    a VRT may lie in archives, which it would unpack into memory to map. CRSs, known by now, it need not
-    look up.
+    twentieth of the machine's memory, in every worker. It does not list a file's folder to open it, and
+    looks beside it only for masks. GeoTIFFs that are not compressed it maps, past those blocks; one that
+    is cut short meanwhile ends the process, so only workers do that, whose end others can tell. The
+    sources of a VRT may lie in archives, which it would unpack into memory to map. CRSs, known by now,
+    it need not look up.
     """
-    paths = {band.path for band in scene.bands}
-    if isinstance(scene.label, RasterLabel):
-        paths.add(scene.label.path)
-    mapped = parent_process() is not None and all(p.suffix.lower() in (".tif", ".tiff") for p in paths)
-    masked = any(
-        one.masked for one in (*scene.bands, scene.label) if not isinstance(one, VectorLabel | None)
-    )
+    label = (scene.label,) if isinstance(scene.label, RasterLabel) else ()
+    rasters: tuple[SourceBand | RasterLabel, ...] = (*scene.bands, *label)
+    tiffs = all(raster.path.suffix.lower() in (".tif", ".tiff") for raster in rasters)
+    mapped = tiffs and parent_process() is not None
+    masked = any(raster.masked for raster in rasters)
     return rasterio.Env(
         GDAL_CACHEMAX=256 * 2**20,
         GDAL_DISABLE_READDIR_ON_OPEN="TRUE" if masked else "EMPTY_DIR",
@@ -164,7 +161,7 @@ class SceneReader:
             values = np.where(finite, whole.astype(np.int64), NO_LABEL)
         if label.masked:
             mask = self._mask(label.path, 1, window)
-            values = np.where(mask, values, NO_LABEL)
+            values = np.where(mask, values.astype(np.int64), NO_LABEL)
             held = mask if held is None else held & mask
         return np.asarray(values), held
 

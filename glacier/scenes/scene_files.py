@@ -1,5 +1,6 @@
 """The `scenes` layout: a folder or a stack per scene, bands, GLCM and labels told by file name."""
 
+import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -39,8 +40,17 @@ def scene_files(source: Path, labels: Path | None, labelled: bool) -> list[Parts
 def _all_rasters(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
-    folders = [source, *(f for f in sorted(source.rglob("*")) if f.is_dir())]
-    return [file for folder in folders for file in rasters(folder)]
+    return [file for folder in _folders(source) for file in rasters(folder)]
+
+
+def _folders(source: Path) -> list[Path]:
+    """`source` and the folders below it, linked ones too, each once wherever links lead."""
+    found: dict[str, Path] = {}
+    for root, names, _ in os.walk(source, followlinks=True):
+        names.sort()
+        if found.setdefault(os.path.realpath(root), Path(root)) != Path(root):
+            names.clear()
+    return list(found.values())
 
 
 def _home(path: Path, top: Path) -> Path:

@@ -2,118 +2,204 @@
 
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-from hypothesis import given, settings
+import rasterio.shutil
+from affine import Affine
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from rasterio.windows import Window
+from rasterio.enums import ColorInterp
 
 from glacier.classes import IGNORE
+from glacier.errors import GlacierError
 from glacier.store.reader import Store
-from tests.helpers import make_store, write_raster
+from tests.helpers import NORTH_UP, make_store, write_raster
 
 NAMES = ("blue", "red", "thermal")
 VALUES = {0: 0, 85: 1, 170: 2, 255: 3}
 
 
+DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "whole float32", "float64")
+LAYOUTS = (
+    {},
+    {"compress": "lzw", "predictor": 2},
+    {"compress": "deflate", "interleave": "band"},
+    {"compress": "zstd", "tiled": True, "blockxsize": 16, "blockysize": 32},
+    {"tiled": True, "blockxsize": 16, "blockysize": 16, "endianness": "big"},
+    {"endianness": "big", "bigtiff": "yes"},
+    {"driver": "COG", "compress": "deflate"},
+)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A scene to be written."""
+
+    pixels: np.ndarray
+    """(3, H, W)"""
+    held: np.ndarray
+    """Where a mask or alpha band is to say that there is data (H, W)."""
+    label: np.ndarray
+    style: str
+    label_style: str
+    nodata: float | None
+    files: str
+    layout: dict
+    transform: Affine
+
+
 @st.composite
 def sources(draw):
-    """A scene: its size, the bands' dtype and no-data value, how they lie in files, a tile size."""
-    dtype = draw(st.sampled_from(["uint8", "uint16", "int16", "float32", "whole float32"]))
-    height, width = draw(st.integers(1, 140)), draw(st.integers(1, 140))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    """A scene of any dtype, size, layout and way to say where it has no data."""
+    dtype = draw(st.sampled_from(DTYPES))
     kind = np.dtype(dtype.split()[-1])
-    if dtype == "float32":
-        pixels = rng.normal(0, 50, (3, height, width)).astype(kind)
-        nodata = draw(st.sampled_from([None, np.nan, -9999.0]))
+    height, width = draw(st.integers(1, 90)), draw(st.integers(1, 90))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    if dtype in ("float32", "float64"):
+        low, high = -9999.0, 1e30
+        pixels = rng.uniform(-50, 50, (3, height, width)).astype(kind)
     else:
         low, high = (0, 65455) if kind.kind == "f" else (np.iinfo(kind).min, np.iinfo(kind).max)
         pixels = rng.integers(low, high, (3, height, width), endpoint=True).astype(kind)
-        nodata = draw(st.sampled_from([None, float(low), float(high)]))
-    if nodata is not None:
+    style = draw(st.sampled_from(["none", "value", "internal mask", "mask file", "alpha", "nan"]))
+    style = "value" if style == "nan" and kind.kind != "f" else style
+    nodata = draw(st.sampled_from([float(low), float(high)])) if style == "value" else None
+    held = rng.random((height, width)) < draw(st.sampled_from([0.0, 0.2, 0.9, 1.0]))
+    held[0, 0] = True
+    if style in ("value", "nan"):
         gap = rng.random(pixels.shape) < draw(st.sampled_from([0.0, 0.1, 0.9]))
-        gap[:2] |= rng.random((height, width)) < 0.2
-        pixels[gap] = nodata
+        gap[:2] |= ~held
+        pixels[gap] = np.nan if style == "nan" else nodata
         pixels[:, 0, 0] = 7
     label = rng.choice(list(VALUES), (height, width)).astype(np.uint8)
     label[0, 0] = 85
-    stacked, tile = draw(st.booleans()), draw(st.sampled_from([32, 64]))
-    rule = draw(st.sampled_from(["all", "any"]))
-    layout = draw(
-        st.sampled_from([{}, {"compress": "lzw"}, {"tiled": True, "blockxsize": 16, "blockysize": 16}])
-    )
-    return pixels, label, nodata, stacked, tile, rule, layout
+    return Made(
+        pixels, held, label, style, draw(st.sampled_from(["none", "value", "mask", "alpha"])), nodata,
+        draw(st.sampled_from(["stack", "files", "folders"])), draw(st.sampled_from(LAYOUTS)),
+        NORTH_UP @ Affine.rotation(draw(st.sampled_from([0, 30, 200]))),
+    )  # fmt: skip
 
 
-@settings(max_examples=60)
-@given(sources())
-def test_every_tile_equals_rasterios_window(made):
-    pixels, label, nodata, stacked, tile, rule, layout = made
+@settings(max_examples=500)
+@given(
+    sources(), st.sampled_from([32, 64]), st.sampled_from([1.0, 0.5, 0.7]),
+    st.sampled_from(["all", "any"]), st.sampled_from(["auto", "int16", "float32"]),
+)  # fmt: skip
+def test_every_tile_equals_rasterios_window(made, tile, part, rule, dtype):
+    stride = int(tile * part)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "in"
-        files = write(source, pixels, label, nodata, stacked, layout)
-        store = make_store(source, Path(folder) / "s.zarr", tile_size=tile, nodata=rule, folds=2)
-        check(store, files, source / "s_label.tif", rule)
+        files, label = write(source, made)
+        bands = ",".join(f"Band{i}={n}" for i, n in enumerate(NAMES, 1)) if made.files == "folders" else ""
+        try:
+            store = make_store(source, Path(folder) / "s.zarr", tile_size=tile, stride=stride, bands=bands,
+                               nodata=rule, folds=2, dtype=dtype)  # fmt: skip
+        except GlacierError as error:
+            assume("stands far from all others" not in str(error))
+            raise
+        check(store, files, label, rule, stride, made.transform)
 
 
-def write(source, pixels, label, nodata, stacked, layout):
-    """The scene's files; for each band, its file and number."""
-    write_raster(source / "s_label.tif", label)
-    if stacked:
-        path = write_raster(source / "s.tif", pixels, nodata=nodata, names=NAMES, **layout)
-        return [(path, i) for i in (1, 2, 3)]
-    return [
-        (write_raster(source / f"s_{name}.tif", band, nodata=nodata, **layout), 1)
-        for name, band in zip(NAMES, pixels, strict=True)
-    ]
+def write(source, made):
+    """The scene's files; for each band, its file and number; and the label's file."""
+    folders = made.files == "folders"
+    label = source / ("label/Y_01_01.tif" if folders else "s_label.tif")
+    nodata = 255 if made.label_style == "value" else None
+    write_file(label, made.label[None], made.held, made.label_style, made, [], nodata)
+    if made.files == "stack":
+        write_file(source / "s.tif", made.pixels, made.held, made.style, made, NAMES, made.nodata)
+        return [(source / "s.tif", i) for i in (1, 2, 3)], label
+    names = [f"Band{i}/B_01_01.tif" for i in (1, 2, 3)] if folders else [f"s_{name}.tif" for name in NAMES]
+    for name, band, turns in zip(names, made.pixels, range(3), strict=True):
+        held = np.roll(made.held, turns, axis=1)
+        held[0, 0] = True
+        write_file(source / name, band[None], held, made.style, made, [], made.nodata)
+    return [(source / name, 1) for name in names], label
 
 
-def check(store: Store, files, label_file, rule) -> None:
+def write_file(path, pixels, held, style, made, names, nodata):
+    """One GeoTIFF of (B, H, W) that says by a value, a mask or an alpha band what it holds."""
+    layout = dict(made.layout)
+    cog = layout.pop("driver", None)
+    if pixels.dtype.kind == "f" and "predictor" in layout:
+        layout["predictor"] = 3
+    if style == "alpha":
+        names = [*names, ""] if names else []
+        most = 1 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
+        pixels = np.concatenate((pixels, (held[None] * most).astype(pixels.dtype)))
+    plain = path.with_suffix(".plain") if cog else path
+    write_raster(plain, pixels, nodata=nodata, names=names, transform=made.transform, **layout)
+    if style == "alpha":
+        with rasterio.open(plain, "r+") as file:
+            file.colorinterp = [ColorInterp.gray] * (len(pixels) - 1) + [ColorInterp.alpha]
+    if "mask" in style:
+        internal = style != "mask file"
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal), rasterio.open(plain, "r+") as file:
+            file.write_mask(held)
+    if cog:
+        rasterio.shutil.copy(plain, path, driver=cog, **layout)
+        plain.unlink()
+
+
+def check(store: Store, files, label_file, rule, stride, transform) -> None:
     size, bands = store.meta.tile_size, store.meta.bands
     assert store.meta.band_names == list(NAMES)
-    origins = store.array("origin")
-    with rasterio.open(label_file) as file:
-        shape, label = file.shape, file.read(1)
-    stored = {tuple(origin) for origin in origins.tolist()}
-    for row in range(0, shape[0], size):
-        for column in range(0, shape[1], size):
-            window = Window(column, row, min(size, shape[1] - column), min(size, shape[0] - row))
-            read, valid = zip(*(masked(path, number, window) for path, number in files), strict=True)
-            optical = valid[0] | valid[1] if rule == "all" else valid[0] & valid[1]
-            assert ((row, column) in stored) == bool(optical.any())
-            if not optical.any():
-                continue
-            tile = next(i for i, o in enumerate(origins.tolist()) if tuple(o) == (row, column))
-            inside = (slice(0, window.height), slice(0, window.width))
-            raw = store.image(tile)
-            for b, band in enumerate(bands):
-                values = band.unpack(raw[..., b])
-                assert np.isnan(values[window.height :]).all()
-                assert np.isnan(values[:, window.width :]).all()
-                np.testing.assert_array_equal(np.isnan(values[inside]), ~valid[b])
-                error = np.abs(values[inside] - read[b])[valid[b]]
-                assert error.max(initial=0) <= band.bound * (1 + 1e-6)
-            expected = np.full((size, size), IGNORE, np.uint8)
-            classes = np.vectorize(VALUES.get)(
-                label[row : row + window.height, column : column + window.width]
-            )
-            expected[inside] = np.where(optical, classes, IGNORE)
-            np.testing.assert_array_equal(store.label(tile), expected)
-            check_histogram(store.histogram[tile], expected)
-            transform = store.array("transform")[tile]
-            assert tuple(transform[:2]) == (30, 0)
-            assert tuple(transform[[2, 5]]) == (500000 + 30 * column, 3100000 - 30 * row)
+    read = np.ma.stack([masked(path, number) for path, number in files])
+    held = ~np.ma.getmaskarray(read)
+    optical = held[0] | held[1] if rule == "all" else held[0] & held[1]
+    label = masked(label_file, 1)
+    classes = np.vectorize(VALUES.get)(label.filled(0)).astype(np.uint8)
+    classes[np.ma.getmaskarray(label) | ~optical] = IGNORE
+    expected = {}
+    for row in starts(label.shape[0], size, stride):
+        for column in starts(label.shape[1], size, stride):
+            if optical[row : row + size, column : column + size].any():
+                expected[row, column] = None
+    origins = [tuple(origin) for origin in store.array("origin").tolist()]
+    assert origins == list(expected)
+    for tile, (row, column) in enumerate(origins):
+        here = (slice(row, row + size), slice(column, column + size))
+        raw = store.image(tile)
+        for b, band in enumerate(bands):
+            values = band.unpack(raw[..., b])
+            data = padded(held[b][here], size, False)
+            np.testing.assert_array_equal(np.isnan(values), ~data)
+            error = np.abs(values - padded(read[b].filled(0)[here], size, 0))[data]
+            assert error.max(initial=0) <= band.bound * (1 + 1e-6)
+        there = padded(classes[here], size, IGNORE)
+        np.testing.assert_array_equal(store.label(tile), there)
+        check_histogram(store.histogram[tile], there)
+        corner = transform @ Affine.translation(column, row)
+        np.testing.assert_allclose(store.array("transform")[tile], tuple(corner)[:6], rtol=1e-9)
 
 
-def masked(path, number, window):
-    """Values and validity by rasterio's own mask."""
+def starts(extent, size, stride):
+    """Corners along one side: one after the other until the end is covered."""
+    found = [0]
+    while found[-1] + size < extent:
+        found.append(found[-1] + stride)
+    return found
+
+
+def padded(part, size, fill):
+    """A window (h, w) in a tile (S, S)."""
+    return np.pad(part, [(0, size - n) for n in part.shape], constant_values=fill)
+
+
+def masked(path, number):
+    """A band as rasterio masks it; what is not finite is no data either, nor where alpha is 0.
+
+    Of an alpha band rasterio takes notice where it holds bytes or uint16.
+    """
     with rasterio.open(path) as file:
-        values = file.read(number, window=window)
-        mask = file.read_masks(number, window=window) != 0
-    return values.astype(np.float64), mask & np.isfinite(values)
+        values = np.ma.masked_invalid(file.read(number, masked=True).astype(np.float64))
+        if ColorInterp.alpha in file.colorinterp:
+            values = np.ma.masked_where(file.read(file.count) == 0, values)
+    return values
 
 
 def check_histogram(histogram, label):

@@ -1,5 +1,7 @@
 """Maps lie on their scene's grid, hold the labels' own values, and come from the run's network."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import rasterio
@@ -10,9 +12,13 @@ from glacier.classes import IGNORE, Class, coloured
 from glacier.config import Config, shipped
 from glacier.errors import GlacierError, UsageError
 from glacier.maps.command import predict_all
-from glacier.maps.predict import predict_scene, selection, window_grid, write_map
+from glacier.maps.predict import SceneSource, predict_scene, selection, window_grid, write_map
+from glacier.pipeline.buffer import Buffer
+from glacier.pipeline.order import SAMPLE
 from glacier.scenes.layouts import find_scenes
+from glacier.scenes.read import SceneReader
 from glacier.scenes.scene import Grid, Scene, SourceBand
+from glacier.store.bands import Band
 from glacier.train.loop import train
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import load_run
@@ -157,3 +163,29 @@ def test_a_scene_without_a_place_on_earth_is_mapped_quietly(run, tmp_path):
     with rasterio.open(path) as file:
         assert file.shape == (70, 50)
         assert file.crs is None
+
+
+def test_where_a_scene_is_masked_there_is_no_map(tmp_path):
+    """By a mask or an alpha band, of which 0 is no data; the window reaches beyond the scene."""
+    held = np.random.default_rng(0).random((40, 50)) < 0.5
+    pixels = np.random.default_rng(1).integers(1, 200, (40, 50)).astype(np.uint8)
+    write_raster(tmp_path / "a" / "s_red.tif", np.stack((pixels, held * np.uint8(255))), alpha="yes")
+    path = write_raster(tmp_path / "b" / "s_red.tif", pixels)
+    with rasterio.open(path, "r+") as file:
+        file.write_mask(held)
+    trained = SimpleNamespace(
+        bands=[Band(name="red", role="optical", code="red", dtype="int16", nodata=-32768)]
+    )
+    sample = np.zeros(1, SAMPLE)
+    sample["y"] = sample["x"] = -8
+    for folder in "ab":
+        out = Buffer(np.empty((1, 64, 64, 1), np.int16), np.empty((1, 64, 64), np.uint8))
+        with SceneReader(find_scenes(tmp_path / folder, labelled=False)[0]) as reader:
+            SceneSource(reader, trained).read_into(sample, out)
+        np.testing.assert_array_equal(out.label[0] == 0, np.pad(held, ((8, 16), (8, 6))))
+        np.testing.assert_array_equal(
+            out.image[0, ..., 0],
+            np.pad(
+                np.where(held, pixels.astype(np.int16), -32768), ((8, 16), (8, 6)), constant_values=-32768
+            ),
+        )

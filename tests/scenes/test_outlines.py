@@ -4,7 +4,7 @@ import pytest
 import rasterio
 import shapely
 from rasterio.features import geometry_mask
-from rasterio.warp import transform_geom
+from rasterio.warp import transform, transform_geom
 
 from glacier.errors import GlacierError
 from glacier.scenes.outlines import read_outlines
@@ -99,3 +99,13 @@ def test_a_file_of_several_layers_is_named(tmp_path):
                           layer=layer, append=append)  # fmt: skip
     with pytest.raises(GlacierError, match="holds 2 layers"):
         read_outlines(label(tmp_path / "o.gpkg"), GRID)
+
+
+def test_outlines_on_both_sides_of_180_degrees_are_burnt(tmp_path):
+    """A scene across it lies, in degrees, at both ends of the earth."""
+    (x,), (y,) = transform("EPSG:4326", "EPSG:32601", [180], [65])
+    place = rasterio.Affine(30, 0, x - 40 * 30, 0, -30, y + 32 * 30)
+    grid = Grid(64, 80, place, rasterio.crs.CRS.from_epsg(32601).to_wkt())
+    boxes = [shapely.box(179.9, 64.9, 180, 65.1), shapely.box(-180, 64.9, -179.9, 65.1)]
+    path = write_outlines(tmp_path / "o.gpkg", boxes, "EPSG:4326")
+    assert read_outlines(label(path), grid).burn(place, Window(0, 0, 64, 80)).mean() > 0.98
