@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from glacier.errors import GlacierError
 from glacier.version import __version__
@@ -107,6 +108,7 @@ def synth(out: Path, layout: str, seed: int, count: int | None, size: int) -> No
 @click.option(
     "--overwrite", is_flag=True, help="Replace another store at OUT once the new one is complete."
 )
+@click.option("--append", "addition", type=PATH, help="Add to this store, which says how to cut and pack.")
 def ingest(source: str, out: Path | None, **options: Any) -> None:
     """Build a tile store from the scenes in SOURCE.
 
@@ -115,7 +117,9 @@ def ingest(source: str, out: Path | None, **options: Any) -> None:
     """
     from glacier.ingest.command import run_ingest
 
-    run_ingest(source, out, **options)
+    origin = click.get_current_context().get_parameter_source
+    given = {name for name in options if origin(name) is ParameterSource.COMMANDLINE}
+    run_ingest(source, out, given, **options)
 
 
 @main.command()

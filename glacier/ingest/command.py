@@ -1,11 +1,14 @@
 """`glacier ingest`: which reader a source needs, and what is said about it."""
 
+from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from glacier import console
 from glacier.errors import GlacierError, UsageError
+from glacier.ingest.append import append
+from glacier.ingest.fit import selection_for
 from glacier.ingest.parked import Release
 from glacier.ingest.plan import Options
 from glacier.ingest.release import HKH, ingest_release
@@ -16,6 +19,7 @@ from glacier.scenes.bands import parse_selection
 from glacier.scenes.hkh import has_patches, release_root, release_scenes
 from glacier.scenes.layouts import find_scenes
 from glacier.scenes.scene import Scene
+from glacier.store.reader import Store
 
 HkhSource = Literal["patches", "scenes"]
 
@@ -23,6 +27,7 @@ HkhSource = Literal["patches", "scenes"]
 def run_ingest(
     source: Path | str,
     out: Path | None,
+    given: Set[str] = frozenset(),
     *,
     layout: str,
     labels: Path | None,
@@ -32,14 +37,19 @@ def run_ingest(
     nodata: str | None,
     workers: int | None,
     overwrite: bool,
+    addition: Path | None = None,
     **options: Any,
 ) -> None:
     """Ingest `source` into `out`, by default a store of its name here; arguments as on the command line.
+
+    `given` are the names of those that stand there; the others have their default.
 
     Raises:
         GlacierError: bad input, or something else stands at `out`.
         UsageError: arguments that do not fit together.
     """
+    if addition and (out or overwrite):
+        raise UsageError("--append adds to a store that stands; leave out --out and --overwrite")
     text = str(source)
     root = None if is_archive(text) or layout in ("bands", "scenes") else release_root(Path(text))
     if layout == "hkh" and not is_archive(text) and root is None:
@@ -54,15 +64,19 @@ def run_ingest(
         nodata=nodata or (HKH.nodata if hkh else "all"),  # type: ignore[arg-type]
         **options,
     )
-    target = out or Path(_name(text))
+    target = addition or out or Path(_name(text))
     if not hkh and (hkh_source or settings.published):
-        given = "--hkh-source" if hkh_source else "--folds published"
-        raise UsageError(f"{given}: for the HKH release, which {text} is not; leave it out")
+        what = "--hkh-source" if hkh_source else "--folds published"
+        raise UsageError(f"{what}: for the HKH release, which {text} is not; leave it out")
     if hkh and (labels or attribute):
         raise UsageError("--labels, --attribute: the HKH release has its own labels; leave them out")
     patches = (
         hkh and hkh_source != "scenes" and (root is None or hkh_source == "patches" or has_patches(root))
     )
+    if patches and addition:
+        raise UsageError(
+            "--append: not of the HKH release's patches; make a store of them, and add to that"
+        )
     if patches:
         report, release = ingest_release(
             text, target, settings, workers=workers or cores(), overwrite=overwrite,
@@ -82,15 +96,24 @@ def run_ingest(
                 "--hkh-source scenes: not out of an archive; unpack its raster_data and vector_data"
             )
         else:
+            bands = parse_selection(settings.bands)
+            if addition and not bands:
+                with Store(addition) as store:
+                    bands = selection_for(store)
             scenes = find_scenes(
-                Path(text), layout=layout, labels=labels, attribute=attribute,  # type: ignore[arg-type]
-                bands=parse_selection(settings.bands),
+                Path(text), layout=layout, labels=labels, attribute=attribute, bands=bands  # type: ignore[arg-type]
             )  # fmt: skip
         console.note(_found(scenes))
-        report = ingest(
-            Path(text), scenes, target, settings,
-            workers=workers or cores(), overwrite=overwrite, track=console.bar,
-        )  # fmt: skip
+        if addition:
+            asked = {name: getattr(settings, name) for name in given if hasattr(settings, name)}
+            report = append(
+                Path(text), scenes, addition, asked, workers=workers or cores(), track=console.bar
+            )
+        else:
+            report = ingest(
+                Path(text), scenes, target, settings,
+                workers=workers or cores(), overwrite=overwrite, track=console.bar,
+            )  # fmt: skip
     _told(report, target, settings, by_name=not patches)
 
 
@@ -151,4 +174,4 @@ def _told(report: Report, target: Path, settings: Options, by_name: bool) -> Non
         console.warn(f"{len(report.empty_scenes)} scenes {lack} were skipped")
     left = f", {report.empty_tiles} {lack} left out" if report.empty_tiles else ""
     again = f"; {report.resumed} shards were written before" if report.resumed else ""
-    console.note(f"{target}: {report.tiles} tiles of {settings.tile_size} px{left}{again}")
+    console.note(f"{target}: {report.tiles} tiles of {report.tile_size} px{left}{again}")

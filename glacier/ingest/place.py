@@ -11,6 +11,9 @@ from glacier.store.folder import PARTIAL, Folder
 from glacier.store.reader import Store
 from glacier.store.writer import NOTE, ROOT
 
+ADDED = "appended"
+"""Where a store's `source` lists what was added later."""
+
 State = Literal["absent", "store", "unfinished", "foreign"]
 
 
@@ -21,10 +24,15 @@ class Place:
     out: Path
     build: Folder
 
-    def begin(self, note: dict[str, Any]) -> None:
-        """Make the building place ready: as an unfinished ingest with this note left it, or empty."""
+    def begin(self, note: dict[str, Any], below: str = "") -> None:
+        """Make the building place ready: as an unfinished ingest with this note left it, or cleared.
+
+        Args:
+            note: what the ingest says of itself.
+            below: the folder in it that is cleared.
+        """
         if read_note(self.build) != note:
-            self.build.delete()
+            self.build.delete(below)
             self.build.put(NOTE, json.dumps(note).encode())
 
     def finish(self) -> None:
@@ -52,7 +60,7 @@ def choose_place(out: Path, record: dict[str, Any], note: dict[str, Any], overwr
     match state(Folder(out)):
         case "store" if overwrite:
             return Place(out, Folder(out.with_name(f".{out.name}.new")))
-        case "store" if Store(out).meta.source == record:
+        case "store" if first_source(Store(out)) == record:
             return None
         case "store":
             raise GlacierError(
@@ -67,6 +75,11 @@ def choose_place(out: Path, record: dict[str, Any], note: dict[str, Any], overwr
         case "foreign":
             raise GlacierError(f"{out}: exists and is not a glacier store; choose another --out")
     return Place(out, Folder(out))
+
+
+def first_source(store: Store) -> dict[str, Any]:
+    """What a store says it was made from, without what was added later."""
+    return {key: value for key, value in store.meta.source.items() if key != ADDED}
 
 
 def state(folder: Folder) -> State:

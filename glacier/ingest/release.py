@@ -16,7 +16,7 @@ from glacier.ingest.parked import Chosen, Parked, Release, Row, gather, groups, 
 from glacier.ingest.place import choose_place
 from glacier.ingest.plan import Options
 from glacier.ingest.work import executor
-from glacier.ingest.write import Report, build
+from glacier.ingest.write import Report, build, nothing_to_do
 from glacier.scenes.archive import LARGEST, PIECE, identify, is_archive, members
 from glacier.scenes.bands import parse_selection
 from glacier.scenes.hkh import (
@@ -30,7 +30,6 @@ from glacier.scenes.hkh import (
     select_channels,
 )
 from glacier.store.folder import UNFINISHED
-from glacier.store.reader import Store
 from glacier.version import __version__
 
 PATCHES = f"{UNFINISHED}/patches"
@@ -74,7 +73,7 @@ def ingest_release(
     note = {**record, "version": __version__}
     place = choose_place(out, record, note, overwrite)
     if place is None:
-        return Report(out, len(Store(out)), 0, (), 0, fresh=False), None
+        return nothing_to_do(out), None
     place.begin(note)
     chosen = select_channels(parse_selection(options.bands))
     parked = Parked(place.build.path / PATCHES, chosen, options.dtype == "float32")
