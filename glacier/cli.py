@@ -80,6 +80,8 @@ def synth(out: Path, layout: str, seed: int, count: int, size: int) -> None:
 @click.option("--out", type=PATH, help="The store; default SOURCE's name with .zarr, here.")
 @click.option("--layout", type=click.Choice(["auto", "bands", "scenes"]), default="auto", show_default=True)
 @click.option("--labels", type=PATH, help="Folder of label rasters, or a vector file of outlines.")
+@click.option("--glcm", default="", metavar="PATTERN",
+              help="Textures that lie elsewhere: 'textures/**/*.tif', relative to SOURCE.")  # fmt: skip
 @click.option("--classes", default="", help="Meaning of label values: 0=background,85=glacier,-1=ignore.")
 @click.option("--bands", default="", help="Bands to take, and their names: B2=blue,B6=swir1.")
 @click.option("--tile-size", default=512, show_default=True, help="px, a multiple of 32.")
@@ -94,7 +96,7 @@ def synth(out: Path, layout: str, seed: int, count: int, size: int) -> None:
 )
 def ingest(
     source: Path, out: Path | None, layout: str, labels: Path | None, workers: int | None,
-    overwrite: bool, bands: str, **options: Any,
+    overwrite: bool, bands: str, glcm: str, **options: Any,
 ) -> None:  # fmt: skip
     """Build a tile store from the scenes in SOURCE."""
     from glacier import console
@@ -107,7 +109,9 @@ def ingest(
     settings = Options(bands=bands, **options)
     name = source.resolve().stem if source.is_file() else source.resolve().name
     target = out or Path(f"{name}.zarr")
-    scenes = find_scenes(source, layout=layout, labels=labels, bands=parse_selection(bands))  # type: ignore[arg-type]
+    scenes = find_scenes(
+        source, layout=layout, labels=labels, glcm=glcm, bands=parse_selection(bands)  # type: ignore[arg-type]
+    )  # fmt: skip
     console.note(_found(scenes))
     report = write_store(
         source, scenes, target, settings,
@@ -134,6 +138,46 @@ def _found(scenes: "list[Scene]") -> str:
     label = type(first.label).__name__.removesuffix("Label").lower() if first.label else "no"
     many = f"{len(scenes)} scenes" if len(scenes) > 1 else f"one scene, {first.name}"
     return f"{many}; {len(first.bands)} bands: {bands}; {label} labels"
+
+
+@main.command()
+@click.argument("source", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--band", required=True, help="The band to take, by name or code: nir, B5.")
+@click.option("--features", default="contrast,homogeneity", show_default=True,
+              help="Also dissimilarity, correlation, asm, energy, entropy.")  # fmt: skip
+@click.option("--window", default=7, show_default=True, help="Side of the neighbourhood, px.")
+@click.option("--levels", default=32, show_default=True, help="Grey levels.")
+@click.option("--range", "bounds", metavar="LOW,HIGH",
+              help="What is cut into levels; default: the source's 1st to 99th percentile.")  # fmt: skip
+@click.option("--layout", type=click.Choice(["auto", "bands", "scenes"]), default="auto", show_default=True)
+@click.option("--workers", type=click.IntRange(1), help="Processes; default one per core.")
+@click.option("--overwrite", is_flag=True, help="Replace textures that were made otherwise.")
+def glcm(
+    source: Path, out: Path, band: str, features: str, window: int, levels: int, bounds: str | None,
+    layout: str, workers: int | None, overwrite: bool,
+) -> None:  # fmt: skip
+    """Write GLCM textures of a band of every scene in SOURCE to OUT/GLCM_…/, which may be SOURCE."""
+    from glacier import console
+    from glacier.machine import cores
+    from glacier.scenes.layouts import find_scenes
+    from glacier.texture_rasters import Settings
+    from glacier.textures import parse_range, write_textures
+
+    settings = Settings(tuple(features.lower().split(",")), window, levels)
+    limits = parse_range(bounds) if bounds else None
+    scenes = find_scenes(source, layout=layout, labelled=False, textured=False, bands={band: (band,)})  # type: ignore[arg-type]
+    report = write_textures(
+        scenes, out, settings,
+        bounds=limits, workers=workers or cores(), overwrite=overwrite, track=console.bar,
+    )  # fmt: skip
+    low, high = report.range
+    console.note(
+        f"{out}: {report.written} textures written, {report.kept} stood there; "
+        f"{band} from {low:g} to {high:g} in {levels} levels"
+    )
+    if out.resolve() != source.resolve():
+        console.note(f"ingest them with `glacier ingest {source} --glcm '{out.resolve()}/GLCM_*/*.tif'`")
 
 
 @main.command()
@@ -320,8 +364,9 @@ def export(run: Path, out: Path) -> None:
 @click.argument("source", type=PATH)
 @click.argument("out", type=PATH)
 @click.option("--layout", type=click.Choice(["auto", "bands", "scenes"]), default="auto", show_default=True)
-def predict(run: Path, source: Path, out: Path, layout: str) -> None:
+@click.option("--glcm", default="", metavar="PATTERN", help="Textures that lie elsewhere, as for ingest.")
+def predict(run: Path, source: Path, out: Path, layout: str, glcm: str) -> None:
     """Map the scenes in SOURCE with RUN: a GeoTIFF of classes per scene, in the new folder OUT."""
     from glacier.maps.command import predict_all
 
-    predict_all(run, source, out, layout)  # type: ignore[arg-type]
+    predict_all(run, source, out, layout, glcm)  # type: ignore[arg-type]

@@ -42,7 +42,8 @@ def grey_levels(band: Array, low: float, high: float, levels: int) -> Array:
     """
     xp = _module(band)
     scaled = ((band - low) * (levels / (high - low))).clip(0, levels - 1)
-    return xp.where(xp.isnan(scaled), -1, scaled).astype(xp.int32)
+    levelled: Array = xp.where(xp.isnan(scaled), -1, scaled).astype(xp.int32)
+    return levelled
 
 
 def texture(grey: Array, names: tuple[str, ...], *, levels: int, window: int) -> dict[str, Array]:
@@ -156,7 +157,9 @@ def _correlation(first: Array, second: Array, both: Array, count: Array, box: tu
     squares = _box(first**2 + second**2, box)
     products = _box(first * second, box)
     spread = 2 * count * squares - total**2  # of whole numbers, and so exact
-    return xp.where(spread > 0, (4 * count * products - total**2) / xp.maximum(spread, 1), 1)
+    shared = 4 * count * products - total**2  # 0 where spread is
+    correlation: Array = shared / xp.maximum(spread, 1) + (spread == 0)
+    return correlation
 
 
 def _over_codes(

@@ -7,7 +7,7 @@ from typing import Literal
 from glacier.errors import GlacierError, UsageError
 from glacier.scenes.band_folders import band_folders, find_band_folders
 from glacier.scenes.bands import Selection, spectral_order
-from glacier.scenes.files import VECTORS, Parts, read_bands, same_grid
+from glacier.scenes.files import VECTORS, Parts, read_bands, same_grid, textures
 from glacier.scenes.scene import Grid, RasterLabel, Scene, SourceBand, VectorLabel
 from glacier.scenes.scene_files import scene_files
 
@@ -20,6 +20,8 @@ def find_scenes(
     layout: Layout = "auto",
     labels: Path | None = None,
     labelled: bool = True,
+    glcm: str = "",
+    textured: bool = True,
     bands: Selection | None = None,
 ) -> list[Scene]:
     """Every scene of a source, its headers read and held against each other.
@@ -31,6 +33,8 @@ def find_scenes(
         labels: a folder of label rasters, a label raster, or a vector file; by default what lies
             beside the bands.
         labelled: False to take no notice of labels.
+        glcm: a glob of texture rasters, absolute or relative to `source`, beside those found there.
+        textured: False to take no notice of textures.
         bands: which bands to take and what to call them; all by default.
 
     Raises:
@@ -44,10 +48,11 @@ def find_scenes(
     folders = find_band_folders(source)
     if layout == "bands" and not folders:
         raise GlacierError(f"{source}: no folder Band1, Band2, … in it, as --layout bands expects")
+    given = textures(glcm, source if source.is_dir() else source.parent) if glcm else []
     if folders and layout != "scenes":
-        parts = band_folders(source, folders, labels, labelled)
+        parts = band_folders(source, folders, labels, labelled, textured, given)
     else:
-        parts = scene_files(source, labels, labelled)
+        parts = scene_files(source, labels, labelled, textured, given)
     scenes = [assemble(part, bands or {}) for part in parts]
     _hold_together(scenes)
     return scenes
