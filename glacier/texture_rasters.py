@@ -115,7 +115,7 @@ def _block(
     return {name: values[rows, columns] for name, values in made.items()}
 
 
-def _create(path: Path, grid: Grid) -> rasterio.DatasetWriter:
+def _create(path: Path, grid: Grid) -> rasterio.io.DatasetWriter:
     """A new float32 GeoTIFF of a band on a scene's grid."""
     profile = {
         "driver": "GTiff",

@@ -56,11 +56,11 @@ def test_every_pixel_equals_scikit_images_matrices(made):
     same(found, by_matrices(grey, levels, window), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("levels", "window"), [(32, 7), (256, 3), (40, 15)])
+@pytest.mark.parametrize(("levels", "window"), [(32, 7), (128, 3), (40, 15)])
 def test_a_larger_image_equals_scikit_images_matrices(levels, window):
     rng = np.random.default_rng(0)
-    grey = (rng.random((24, 19)).cumsum(0).cumsum(1) % levels).astype(np.int32)
-    grey[5:9, 3:14] = -1
+    grey = (rng.random((17, 13)).cumsum(0).cumsum(1) % levels).astype(np.int32)
+    grey[5:9, 3:11] = -1
     found = texture(grey, FEATURES, levels=levels, window=window)
     assert all(values.dtype == np.float32 for values in found.values())
     same(found, by_matrices(grey, levels, window), rtol=1e-5, atol=1e-6)
