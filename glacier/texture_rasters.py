@@ -1,7 +1,7 @@
 """The texture rasters of one scene, computed and written block by block."""
 
-import os
 import warnings
+import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from glacier.errors import GlacierError, UsageError
 from glacier.ingest.survey import grid_tiles
+from glacier.scenes.files import open_raster
 from glacier.scenes.glcm import FEATURES, grey_levels, texture
 from glacier.scenes.read import SceneReader
 from glacier.scenes.scene import Grid, Scene, Window
@@ -68,31 +69,45 @@ def write_rasters(
     """Compute a scene's rasters block by block; each is whole or not there.
 
     Raises:
-        GlacierError: a raster cannot be read or written.
+        GlacierError: the band cannot be read, or a raster not be written.
     """
     partial = {path: path.with_name(f".{path.name}.partial") for path in wanted}
-    names = [tags["GLCM_FEATURE"] for tags in wanted.values()]
+    names = tuple(tags["GLCM_FEATURE"] for tags in wanted.values())
+    windows = grid_tiles(scene.grid, BLOCK)
+    sums: dict[Path, list[int]] = {path: [] for path in wanted}
     try:
         with ExitStack() as stack:
             reader = stack.enter_context(SceneReader(scene))
-            files = []
+            files = {}
             for path, tags in wanted.items():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                files.append(stack.enter_context(_create(partial[path], scene.grid)))
-                files[-1].update_tags(**tags)
-                files[-1].set_band_description(1, path.parent.name.lower())
-            for window in grid_tiles(scene.grid, BLOCK):
-                made = _block(reader, window, tuple(names), settings, bounds)
-                here = rasterio.windows.Window(window.column, window.row, window.width, window.height)
-                for file, name in zip(files, names, strict=True):
-                    file.write(made[name], 1, window=here)
+                files[path] = stack.enter_context(_create(partial[path], scene.grid))
+                files[path].update_tags(**tags)
+                files[path].set_band_description(1, f"glcm_{tags['GLCM_FEATURE']}")
+            for window in windows:
+                made = _block(reader, window, names, settings, bounds)
+                for (path, file), name in zip(files.items(), names, strict=True):
+                    file.write(made[name], 1, window=_here(window))
+                    sums[path].append(_sum(made[name]))
         for path, written in partial.items():
-            os.replace(written, path)
+            with open_raster(written) as back:  # a full disk is no error to what closes the file
+                if [_sum(back.read(1, window=_here(window))) for window in windows] != sums[path]:
+                    raise RasterioError("pixels differ")
+        for path, written in partial.items():
+            written.replace(path)
     except RasterioError as error:
-        raise GlacierError(f"{next(iter(wanted)).parent.parent}: cannot be written ({error})") from error
+        raise GlacierError(f"{path}: could not be written whole ({error}); is the disk full?") from error
     finally:
         for written in partial.values():
             written.unlink(missing_ok=True)
+
+
+def _here(window: Window) -> rasterio.windows.Window:
+    return rasterio.windows.Window(window.column, window.row, window.width, window.height)
+
+
+def _sum(values: NDArray[np.float32]) -> int:
+    return zlib.crc32(values.tobytes())
 
 
 def _block(
