@@ -158,6 +158,8 @@ def glcm(
     layout: str, workers: int | None, overwrite: bool,
 ) -> None:  # fmt: skip
     """Write GLCM textures of a band of every scene in SOURCE to OUT/GLCM_…/, which may be SOURCE."""
+    from glob import escape
+
     from glacier import console
     from glacier.machine import cores
     from glacier.scenes.layouts import find_scenes
@@ -177,7 +179,8 @@ def glcm(
         f"{band} from {low:g} to {high:g} in {levels} levels"
     )
     if out.resolve() != source.resolve():
-        console.note(f"ingest them with `glacier ingest {source} --glcm '{out.resolve()}/GLCM_*/*.tif'`")
+        pattern = f"{escape(str(out.resolve()))}/GLCM_*/*.tif"
+        console.note(f"ingest them with `glacier ingest {source} --glcm '{pattern}'`")
 
 
 @main.command()

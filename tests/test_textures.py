@@ -2,6 +2,7 @@
 
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -247,6 +248,18 @@ def test_only_one_writes_at_a_time(tmp_path):
     source = write_scenes(tmp_path / "in", "a")
     with FileLock(source / ".glcm.lock"), pytest.raises(GlacierError, match="another glacier glcm"):
         make(source, source)
+
+
+def test_the_command_says_how_to_ingest_what_it_wrote(call, tmp_path):  # noqa: F811
+    write_scenes(tmp_path / "in", "a", "b")
+    said = call("glcm", "in", "[1] out", "--band", "nir", "--workers", 1).stderr
+    assert "4 textures written, 0 stood there; nir from 41.93 to " in said
+    words = shlex.split(said.split("`")[1])[1:]
+    found = call(*words, "--classes", "0=rock,85=ice", "--folds", 2, "--workers", 1)
+    assert "4 bands: red, nir, glcm_contrast, glcm_homogeneity" in found.stderr.replace(
+        "nir, red", "red, nir"
+    )
+    assert found.exit_code == 0
 
 
 @pytest.mark.parametrize("layout", ["files", "tiles"])

@@ -106,7 +106,7 @@ def read_name(path: Path, source: Path) -> Named:
     folder = path.parent.name.lower() if path.parent != source else ""
     lower = [word.lower() for word in words]
     texture = _read_texture(path, folder)
-    if texture and folder.startswith("glcm"):
+    if texture and folder.startswith("glcm"):  # whatever else its name says
         return texture
     if QUALITY_WORDS & set(lower):
         return Named(path, "quality", path.stem, "")
@@ -121,16 +121,18 @@ def read_name(path: Path, source: Path) -> Named:
 
 def _read_texture(path: Path, folder: str) -> Named | None:
     """Take a texture's name apart; None if neither its name nor its folder's says that it is one."""
+    feature = folder.removeprefix("glcm").strip("_-") if folder.startswith("glcm") else ""
+    if feature:
+        stem = re.sub(rf"(^|_)glcm_{re.escape(feature)}(?=_|$)", "", path.stem, flags=re.I)
+        return Named(path, "glcm", stem.strip("_"), feature)
     words = path.stem.split("_")
     lower = [word.lower() for word in words]
+    if lower[0] == "glcm" and lower[1:2] and lower[1] in FEATURES:
+        return Named(path, "glcm", "_".join(words[2:]), lower[1])
     if "glcm" in lower:
         at = lower.index("glcm")
         return Named(path, "glcm", "_".join(words[:at]), "_".join(lower[at + 1 :]))
-    if folder == "glcm":
-        return Named(path, "glcm", "_".join(words[:-1]), lower[-1])
-    if folder.startswith("glcm"):
-        return Named(path, "glcm", path.stem, folder.removeprefix("glcm").strip("_-"))
-    return None
+    return Named(path, "glcm", "_".join(words[:-1]), lower[-1]) if folder == "glcm" else None
 
 
 def textures(pattern: str, source: Path) -> list[Named]:
