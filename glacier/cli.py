@@ -85,6 +85,8 @@ def synth(out: Path, layout: str, seed: int, count: int | None, size: int) -> No
 @click.option("--layout", type=click.Choice(["auto", "bands", "scenes", "hkh"]), default="auto",
               show_default=True)  # fmt: skip
 @click.option("--labels", type=PATH, help="Folder of label rasters, or a vector file of outlines.")
+@click.option("--glcm", default="", metavar="PATTERN",
+              help="Textures that lie elsewhere: 'textures/**/*.tif', relative to SOURCE.")  # fmt: skip
 @click.option("--attribute", default="", help="Column that tells the class of each outline; see --classes.")
 @click.option(
     "--classes", default="", help="Meaning of label values, or of words: 0=background,85=glacier,-1=ignore."
@@ -120,6 +122,49 @@ def ingest(source: str, out: Path | None, **options: Any) -> None:
     origin = click.get_current_context().get_parameter_source
     given = {name for name in options if origin(name) is ParameterSource.COMMANDLINE}
     run_ingest(source, out, given, **options)
+
+
+@main.command()
+@click.argument("source", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--band", required=True, help="The band to take, by name or code: nir, B5.")
+@click.option("--features", default="contrast,homogeneity", show_default=True,
+              help="Also dissimilarity, correlation, asm, energy, entropy.")  # fmt: skip
+@click.option("--window", default=7, show_default=True, help="Side of the neighbourhood, px.")
+@click.option("--levels", default=32, show_default=True, help="Grey levels.")
+@click.option("--range", "bounds", metavar="LOW,HIGH",
+              help="What is cut into levels; default: the source's 1st to 99th percentile.")  # fmt: skip
+@click.option("--layout", type=click.Choice(["auto", "bands", "scenes"]), default="auto", show_default=True)
+@click.option("--workers", type=click.IntRange(1), help="Processes; default one per core.")
+@click.option("--overwrite", is_flag=True, help="Replace textures that were made otherwise.")
+def glcm(
+    source: Path, out: Path, band: str, features: str, window: int, levels: int, bounds: str | None,
+    layout: str, workers: int | None, overwrite: bool,
+) -> None:  # fmt: skip
+    """Write GLCM textures of a band of every scene in SOURCE to OUT/GLCM_…/, which may be SOURCE."""
+    from glob import escape
+
+    from glacier import console
+    from glacier.machine import cores
+    from glacier.scenes.layouts import find_scenes
+    from glacier.texture_rasters import Settings
+    from glacier.textures import parse_range, write_textures
+
+    settings = Settings(tuple(features.lower().split(",")), window, levels)
+    limits = parse_range(bounds) if bounds else None
+    scenes = find_scenes(source, layout=layout, labelled=False, textured=False, bands={band: (band,)})  # type: ignore[arg-type]
+    report = write_textures(
+        scenes, out, settings,
+        bounds=limits, workers=workers or cores(), overwrite=overwrite, track=console.bar,
+    )  # fmt: skip
+    low, high = report.range
+    console.note(
+        f"{out}: {report.written} textures written, {report.kept} stood there; "
+        f"{band} from {low:g} to {high:g} in {levels} levels"
+    )
+    if out.resolve() != source.resolve():
+        pattern = f"{escape(str(out.resolve()))}/GLCM_*/*.tif"
+        console.note(f"ingest them with `glacier ingest {source} --glcm '{pattern}'`")
 
 
 @main.command()
@@ -308,8 +353,9 @@ def export(run: Path, out: Path) -> None:
 @click.argument("source", type=PATH)
 @click.argument("out", type=PATH)
 @click.option("--layout", type=click.Choice(["auto", "bands", "scenes"]), default="auto", show_default=True)
-def predict(run: Path, source: Path, out: Path, layout: str) -> None:
+@click.option("--glcm", default="", metavar="PATTERN", help="Textures that lie elsewhere, as for ingest.")
+def predict(run: Path, source: Path, out: Path, layout: str, glcm: str) -> None:
     """Map the scenes in SOURCE with RUN: a GeoTIFF of classes per scene, in the new folder OUT."""
     from glacier.maps.command import predict_all
 
-    predict_all(run, source, out, layout)  # type: ignore[arg-type]
+    predict_all(run, source, out, layout, glcm)  # type: ignore[arg-type]

@@ -240,7 +240,9 @@ def test_every_error_is_one_line_even_if_its_cause_is_not(call, monkeypatch):
     assert one_line(call("inspect"), 1) == "error: first second"
 
 
-@pytest.mark.parametrize("command", ["demo", "synth", "ingest", "inspect", "train", "evaluate", "predict"])
+@pytest.mark.parametrize(
+    "command", ["demo", "synth", "ingest", "glcm", "inspect", "train", "evaluate", "predict"]
+)
 def test_every_command_has_help(call, command):
     text = call(command, "--help").output
     assert command in text

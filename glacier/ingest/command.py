@@ -32,6 +32,7 @@ def run_ingest(
     layout: str,
     labels: Path | None,
     attribute: str,
+    glcm: str,
     hkh_source: HkhSource | None,
     folds: str,
     nodata: str | None,
@@ -68,8 +69,10 @@ def run_ingest(
     if not hkh and (hkh_source or settings.published):
         what = "--hkh-source" if hkh_source else "--folds published"
         raise UsageError(f"{what}: for the HKH release, which {text} is not; leave it out")
-    if hkh and (labels or attribute):
-        raise UsageError("--labels, --attribute: the HKH release has its own labels; leave them out")
+    if hkh and (labels or attribute or glcm):
+        raise UsageError(
+            "--labels, --attribute, --glcm: the HKH release has its own labels and bands; leave them out"
+        )
     patches = (
         hkh and hkh_source != "scenes" and (root is None or hkh_source == "patches" or has_patches(root))
     )
@@ -101,7 +104,7 @@ def run_ingest(
                 with Store(addition) as store:
                     bands = selection_for(store)
             scenes = find_scenes(
-                Path(text), layout=layout, labels=labels, attribute=attribute, bands=bands  # type: ignore[arg-type]
+                Path(text), layout=layout, labels=labels, attribute=attribute, glcm=glcm, bands=bands,  # type: ignore[arg-type]
             )  # fmt: skip
         console.note(_found(scenes))
         if addition:

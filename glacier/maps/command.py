@@ -11,14 +11,14 @@ from glacier.train.ranks import join_ranks
 from glacier.train.segmenter import load_run
 
 
-def predict_all(run: Path, source: Path, out: Path, layout: Layout = "auto") -> list[Path]:
+def predict_all(run: Path, source: Path, out: Path, layout: Layout = "auto", glcm: str = "") -> list[Path]:
     """Map every scene of a source, or a rank's share of them; the maps' paths, `OUT/SCENE.tif`.
 
     Raises:
         GlacierError: no such run or source, bands that are missing, or `out` is not empty.
     """
     trained = load_run(run)
-    scenes = find_scenes(source, layout=layout, labelled=False, bands=selection(trained))
+    scenes = find_scenes(source, layout=layout, labelled=False, glcm=glcm, bands=selection(trained))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise GlacierError(f"{out}: exists and is not empty; give a new folder for the maps")
     written = []

@@ -1,6 +1,7 @@
 """The `bands` layout: folders Band1 … BandN with one file per tile in each, matched by tile id."""
 
 import re
+from collections import defaultdict
 from pathlib import Path
 
 from glacier.errors import GlacierError
@@ -14,31 +15,72 @@ def find_band_folders(source: Path) -> list[Path]:
     return [f for f in _folders(source) if _BAND_FOLDER.fullmatch(f.name)]
 
 
-def band_folders(source: Path, folders: list[Path], labels: Path | None, labelled: bool) -> list[Parts]:
-    """Each tile of a set of band folders, its GLCM folders and, if `labelled`, its labels.
+def band_folders(
+    source: Path,
+    folders: list[Path],
+    labels: Path | None,
+    labelled: bool,
+    textured: bool,
+    given: list[Named],
+) -> list[Parts]:
+    """Each tile of a set of band folders.
+
+    Args:
+        source: the folder they lie in.
+        folders: as `find_band_folders` yields them.
+        labels: where labels lie, if not in `source`.
+        labelled: whether to look for them.
+        textured: whether to take textures.
+        given: textures, wherever they lie, beside those in GLCM folders of `source`.
 
     Raises:
         GlacierError: no raster at all, or a folder without a file for a tile that others hold.
     """
-    files = {folder: _by_tile(folder) for folder in (*folders, *_glcm_folders(source))}
-    tiles = sorted({tile for of in files.values() for tile in of}, key=lambda t: natural(Path(t)))
+    elsewhere = {file.path for file in given}
+    found = {folder: _named(folder) for folder in folders}
+    for folder in _glcm_folders(source) if textured else ():
+        files = _named(folder)
+        left = [file for file in files if file.path not in elsewhere]
+        if left or not files:
+            found[folder] = left
+    columns = [(folder, _by_tile(files)) for folder, files in found.items()]
+    tiles = sorted({tile for _, of in columns for tile in of}, key=lambda t: natural(Path(t)))
     if not tiles:
         raise GlacierError(
             f"{source}: no GeoTIFF in {', '.join(f.name for f in folders)}; expected one per tile"
         )
+    columns += _columns(given, tiles) if textured else []
     label = _labels(source, labels, tiles) if labelled else dict.fromkeys(tiles)
-    return [
-        Parts(tile, tuple(_name(_pick(f, of, tile), f) for f, of in files.items()), label[tile])
-        for tile in tiles
-    ]
+    return [Parts(tile, tuple(_pick(f, of, tile) for f, of in columns), label[tile]) for tile in tiles]
+
+
+def _columns(given: list[Named], tiles: list[str]) -> list[tuple[Path, dict[str, Named]]]:
+    """Textures by feature: a folder of theirs, to name it, and tile -> file.
+
+    Raises:
+        GlacierError: one that belongs to no tile.
+    """
+    features: dict[str, list[Named]] = defaultdict(list)
+    for file in given:
+        features[file.code].append(file)
+    known = set(tiles)
+    columns = [(files[0].path.parent, _by_tile(files)) for files in features.values()]
+    for _, of in columns:
+        for tile, file in of.items():
+            if tile not in known:
+                raise GlacierError(
+                    f"{file.path}: belongs to none of the tiles {', '.join(tiles[:5])}; expected one "
+                    "whose id it shares"
+                )
+    return columns
 
 
 def _labels(source: Path, labels: Path | None, tiles: list[str]) -> dict[str, Path | None]:
     """Tile -> its label: a file of the label folder, else outlines that lie in `source`."""
     labels = labels or next((f for f in _folders(source) if is_label_word(f.name)), None)
     if labels and labels.is_dir() and rasters(labels):
-        files = _by_tile(labels)
-        return {tile: _pick(labels, files, tile) for tile in tiles}
+        files = _by_tile([Named(file, "label", file.stem, "") for file in rasters(labels)])
+        return {tile: _pick(labels, files, tile).path for tile in tiles}
     beside = labels if labels and labels.is_dir() else source
     return dict.fromkeys(tiles, labels if labels and labels.is_file() else outlines(beside))
 
@@ -53,9 +95,8 @@ def _glcm_folders(source: Path) -> list[Path]:
     return [inner for folder in beside for inner in _folders(folder) or [folder]]
 
 
-def _by_tile(folder: Path) -> dict[str, Path]:
+def _by_tile(files: list[Named]) -> dict[str, Named]:
     """Tile id -> file. The id is the numbers a name ends in (`02_07`), where they tell files apart."""
-    files = rasters(folder)
     ids = [_tile_id(file.stem) for file in files]
     if len(set(ids)) < len(ids):
         ids = [file.stem for file in files]
@@ -68,7 +109,7 @@ def _tile_id(stem: str) -> str:
     return numbers[0] if numbers else stem
 
 
-def _pick(folder: Path, files: dict[str, Path], tile: str) -> Path:
+def _pick(folder: Path, files: dict[str, Named], tile: str) -> Named:
     if tile not in files:
         raise GlacierError(
             f"{folder}: no file for tile {tile}, which other folders hold; add it, or remove that "
@@ -77,9 +118,13 @@ def _pick(folder: Path, files: dict[str, Path], tile: str) -> Path:
     return files[tile]
 
 
-def _name(path: Path, folder: Path) -> Named:
-    """A band is called by the code its file begins with (`B2_…_02_07`), else by its folder."""
+def _named(folder: Path) -> list[Named]:
+    """A folder's files; bands are called by the code a name begins with (`B2_…_02_07`), else the folder."""
     if not _BAND_FOLDER.fullmatch(folder.name):
-        return Named(path, "glcm", "", folder.name.lower().removeprefix("glcm").strip("_-"))
-    code = re.match(r"(B\d{1,2}A?)_", path.name, re.I)
-    return Named(path, "band", "", code[1] if code else folder.name)
+        code = folder.name.lower().removeprefix("glcm").strip("_-")
+        return [Named(path, "glcm", path.stem, code) for path in rasters(folder)]
+    codes = [re.match(r"(B\d{1,2}A?)_", path.name, re.I) for path in rasters(folder)]
+    return [
+        Named(path, "band", path.stem, code[1] if code else folder.name)
+        for path, code in zip(rasters(folder), codes, strict=True)
+    ]

@@ -1,9 +1,11 @@
 """What a file's name and header say: is it a band, a texture or a label, and of which scene."""
 
+import os
 import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +15,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from glacier.errors import GlacierError
 from glacier.scenes.bands import CODE, OPTICAL, TERRAIN, THERMAL, canonical, measured, role
+from glacier.scenes.glcm import FEATURES
 from glacier.scenes.scene import Grid, SourceBand
 
 RASTERS = frozenset({".tif", ".tiff", ".vrt", ".jp2"})
@@ -104,20 +107,68 @@ def read_name(path: Path, source: Path) -> Named:
     words = path.stem.split("_")
     folder = path.parent.name.lower() if path.parent != source else ""
     lower = [word.lower() for word in words]
+    texture = _read_texture(path, folder)
+    if texture and folder.startswith("glcm"):  # whatever else its name says
+        return texture
     if QUALITY_WORDS & set(lower):
         return Named(path, "quality", path.stem, "")
     if is_label_word(folder) or any(map(is_label_word, words)):
         return Named(path, "label", "_".join(w for w in words if not is_label_word(w)), "")
-    if "glcm" in lower:
-        at = lower.index("glcm")
-        return Named(path, "glcm", "_".join(words[:at]), "_".join(lower[at + 1 :]))
-    if folder == "glcm":
-        return Named(path, "glcm", "_".join(words[:-1]), lower[-1])
-    if folder.startswith("glcm"):
-        return Named(path, "glcm", path.stem, folder.removeprefix("glcm").strip("_-"))
+    if texture:
+        return texture
     if match := _BAND_ENDING.search(path.stem):
         return Named(path, "band", path.stem[: match.start()], match[1])
     return Named(path, "band", path.stem, "")
+
+
+def _read_texture(path: Path, folder: str) -> Named | None:
+    """Take a texture's name apart; None if neither its name nor its folder's says that it is one."""
+    feature = folder.removeprefix("glcm").strip("_-") if folder.startswith("glcm") else ""
+    if feature:
+        stem = re.sub(rf"(^|_)glcm_{re.escape(feature)}(?=_|$)", "", path.stem, flags=re.I)
+        return Named(path, "glcm", stem.strip("_"), feature)
+    words = path.stem.split("_")
+    lower = [word.lower() for word in words]
+    if lower[0] == "glcm" and lower[1:2] and lower[1] in FEATURES:
+        return Named(path, "glcm", "_".join(words[2:]), lower[1])
+    if "glcm" in lower:
+        at = lower.index("glcm")
+        return Named(path, "glcm", "_".join(words[:at]), "_".join(lower[at + 1 :]))
+    return Named(path, "glcm", "_".join(words[:-1]), lower[-1]) if folder == "glcm" else None
+
+
+def textures(pattern: str, source: Path) -> list[Named]:
+    """The rasters that a glob names, relative to the folder `source` or absolute, as textures.
+
+    Each is told by its name or its folder's, as `read_name` does it, or by a feature's name in either.
+
+    Raises:
+        GlacierError: no raster, or one whose name says no feature.
+    """
+    paths = sorted(
+        Path(os.path.normpath(source / p)) for p in glob(pattern, root_dir=source, recursive=True)
+    )
+    found = [_texture(path) for path in paths if path.suffix.lower() in RASTERS]
+    if not found:
+        raise GlacierError(
+            f"--glcm {pattern}: no raster in {source}; expected a pattern such as 'textures/**/*.tif'"
+        )
+    return found
+
+
+def _texture(path: Path) -> Named:
+    folder, words = path.parent.name.lower(), path.stem.split("_")
+    named = _read_texture(path, folder)
+    said = [word for word in words if word.lower() in FEATURES]
+    if named and named.code:
+        return named
+    if len(said) == 1:
+        return Named(path, "glcm", "_".join(w for w in words if w not in said), said[0].lower())
+    if folder in FEATURES:
+        return Named(path, "glcm", path.stem, folder)
+    raise GlacierError(
+        f"{path}: its name says no texture; expected SCENE_glcm_contrast.tif, or a folder GLCM_contrast"
+    )
 
 
 def open_raster(path: Path) -> rasterio.DatasetReader:

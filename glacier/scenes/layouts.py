@@ -8,7 +8,7 @@ from typing import Literal
 from glacier.errors import GlacierError, UsageError
 from glacier.scenes.band_folders import band_folders, find_band_folders
 from glacier.scenes.bands import Selection, spectral_order
-from glacier.scenes.files import RASTERS, Parts, read_bands, same_grid
+from glacier.scenes.files import RASTERS, Parts, read_bands, same_grid, textures
 from glacier.scenes.scene import Grid, Outline, RasterLabel, Scene, SourceBand, VectorLabel
 from glacier.scenes.scene_files import scene_files
 
@@ -25,6 +25,8 @@ def find_scenes(
     labels: Path | None = None,
     attribute: str = "",
     labelled: bool = True,
+    glcm: str = "",
+    textured: bool = True,
     bands: Selection | None = None,
 ) -> list[Scene]:
     """Every scene of a source, its headers read and held against each other.
@@ -38,6 +40,8 @@ def find_scenes(
         attribute: the column of a vector file that tells the class of each polygon; all are glacier
             by default.
         labelled: False to take no notice of labels.
+        glcm: a glob of texture rasters, absolute or relative to `source`, beside those found there.
+        textured: False to take no notice of textures.
         bands: which bands to take and what to call them; all by default.
 
     Raises:
@@ -51,10 +55,11 @@ def find_scenes(
     folders = find_band_folders(source)
     if layout == "bands" and not folders:
         raise GlacierError(f"{source}: no folder Band1, Band2, … in it, as --layout bands expects")
+    given = textures(glcm, source if source.is_dir() else source.parent) if glcm else []
     if folders and layout != "scenes":
-        parts = band_folders(source, folders, labels, labelled)
+        parts = band_folders(source, folders, labels, labelled, textured, given)
     else:
-        parts = scene_files(source, labels, labelled)
+        parts = scene_files(source, labels, labelled, textured, given)
     scenes = [assemble(part, bands or {}, attribute) for part in parts]
     _hold_together(scenes)
     if attribute and not any(isinstance(scene.label, VectorLabel) for scene in scenes):

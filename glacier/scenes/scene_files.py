@@ -13,14 +13,24 @@ Key = tuple[Path, str]
 """A scene before it has a name: the folder it lies in, and the part its files' names share."""
 
 
-def scene_files(source: Path, labels: Path | None, labelled: bool) -> list[Parts]:
-    """Each scene below `source`, or the one in the file `source`; with labels if `labelled`.
+def scene_files(
+    source: Path, labels: Path | None, labelled: bool, textured: bool, given: list[Named]
+) -> list[Parts]:
+    """Each scene below `source`, or the one in the file `source`.
+
+    Args:
+        source: a folder, or one raster file.
+        labels: where labels lie, if not beside the bands.
+        labelled: whether to look for them.
+        textured: whether to take textures.
+        given: textures, wherever they lie, beside those below `source`.
 
     Raises:
         GlacierError: no raster, or a label or texture that belongs to no scene or to several.
     """
     top = source if source.is_dir() else source.parent
-    named = [read_name(file, top) for file in _all_rasters(source)]
+    elsewhere = {file.path for file in given}
+    named = [read_name(file, top) for file in _all_rasters(source) if file not in elsewhere]
     scenes: dict[Key, list[Named]] = defaultdict(list)
     for file in named:
         if file.kind == "band":
@@ -29,11 +39,11 @@ def scene_files(source: Path, labels: Path | None, labelled: bool) -> list[Parts
         raise GlacierError(
             f"{source}: no raster of bands in it; expected GeoTIFFs, in folders per scene or per band"
         )
-    for file in named:
-        if file.kind == "glcm":
-            scenes[_owner(file, list(scenes), top)].append(file)
-    label = _labels(top, labels, named, list(scenes)) if labelled else {}
     names = _names(list(scenes), top)
+    for file in (*named, *given) if textured else ():
+        if file.kind == "glcm":
+            scenes[_owner(file, names, top)].append(file)
+    label = _labels(top, labels, named, names) if labelled else {}
     return [Parts(names[key], tuple(files), label.get(key)) for key, files in scenes.items()]
 
 
@@ -60,14 +70,18 @@ def _home(path: Path, top: Path) -> Path:
     return folder.parent if aside and folder != top else folder
 
 
-def _owner(file: Named, scenes: list[Key], top: Path) -> Key:
-    """The scene a label or texture belongs to: the same name, else one that begins alike."""
-    near = [key for key in scenes if key[0] == _home(file.path, top)] or scenes
-    fits = [key for key in near if file.stem == key[1]]
-    fits = fits or [key for key in near if file.stem == key[0].name]
-    fits = fits or [k for k in near if _begins(k[1], file.stem) or _begins(file.stem, k[1])]
+def _owner(file: Named, scenes: dict[Key, str], top: Path) -> Key:
+    """The scene (by its key, with its name) that a label or texture belongs to.
+
+    It shares its name: one in its folder, else that of a scene, else any; else one begins alike.
+    """
+    near = [key for key in scenes if key[0] == _home(file.path, top)]
+    known = near or list(scenes)
+    fits = _called(near, file.stem) or [key for key, name in scenes.items() if name == file.stem]
+    fits = fits or _called(known, file.stem)
+    fits = fits or [k for k in known if _begins(k[1], file.stem) or _begins(file.stem, k[1])]
     if len(fits) != 1:
-        found = ", ".join(sorted(stem or home.name for home, stem in fits or near)[:5])
+        found = ", ".join(sorted(stem or home.name for home, stem in fits or known)[:5])
         raise GlacierError(
             f"{file.path}: belongs to {len(fits) or 'none'} of the scenes {found}; expected one whose "
             "name it shares"
@@ -75,11 +89,15 @@ def _owner(file: Named, scenes: list[Key], top: Path) -> Key:
     return fits[0]
 
 
+def _called(scenes: list[Key], stem: str) -> list[Key]:
+    return [key for key in scenes if key[1] == stem] or [key for key in scenes if key[0].name == stem]
+
+
 def _begins(longer: str, shorter: str) -> bool:
     return not shorter or longer.startswith(f"{shorter}_")
 
 
-def _labels(top: Path, labels: Path | None, named: list[Named], scenes: list[Key]) -> dict[Key, Path]:
+def _labels(top: Path, labels: Path | None, named: list[Named], scenes: dict[Key, str]) -> dict[Key, Path]:
     """Scene -> its label raster, else the outlines that lie beside it or in `top`."""
     if labels and labels.is_file() and labels.suffix.lower() not in {".tif", ".tiff"}:
         return dict.fromkeys(scenes, labels)
@@ -90,7 +108,7 @@ def _labels(top: Path, labels: Path | None, named: list[Named], scenes: list[Key
     found: dict[Key, Path] = {}
     for file in files:
         only = labels is not None and labels.is_file() and len(scenes) == 1
-        key = scenes[0] if only else _owner(file, scenes, top)
+        key = next(iter(scenes)) if only else _owner(file, scenes, top)
         if key in found:
             raise GlacierError(
                 f"{file.path}: a second label for the scene of {found[key].name}; name the one to use "

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import expit
 
-from glacier.scenes.glcm import texture
+from glacier.scenes.glcm import grey_levels, texture
 from glacier.synth.ice import BACKGROUND, DEBRIS, LAKE, Land
 from glacier.synth.terrain import Field, fractal, illumination, noise
 
@@ -52,7 +52,8 @@ def look(rng: np.random.Generator, land: Land, clouds: float) -> View:
     }
     bands["thermal"] = _digital(rng, _thermal(rng, land, light), grain=60)
     blotted = _clouds(rng, land.surface.shape, clouds)
-    features = texture(bands["red"].astype(np.float32), low=0, high=40000, levels=32, window=7)
+    grey = grey_levels(bands["red"].astype(np.float32), 0, 40000, 32)
+    features = texture(grey, ("contrast", "homogeneity"), levels=32, window=7)
     for band in bands.values():
         band[blotted] = NODATA
     for feature in features.values():

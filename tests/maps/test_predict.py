@@ -1,5 +1,6 @@
 """Maps lie on their scene's grid, hold the labels' own values, and come from the run's network."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -131,6 +132,17 @@ def test_what_cannot_be_mapped_is_named(run, mountains, tmp_path):
     with pytest.raises(UsageError, match="scene s: no band blue"):
         predict_all(run, tmp_path / "in", tmp_path / "maps")
     assert not (tmp_path / "maps").exists()
+
+
+def test_textures_may_lie_elsewhere(run, mountains, tmp_path):
+    source = shutil.copytree(mountains, tmp_path / "in")
+    for folder in list(source.glob("GLCM_*")):
+        folder.rename(tmp_path / folder.name)
+    with pytest.raises(UsageError, match="no band glcm_contrast"):
+        predict_all(run, source, tmp_path / "maps")
+    maps = predict_all(run, source, tmp_path / "maps", glcm="../GLCM_*/*.tif")
+    for path, beside in zip(maps, predict_all(run, mountains, tmp_path / "maps2"), strict=True):
+        assert path.read_bytes() == beside.read_bytes()
 
 
 def test_a_band_is_not_taken_for_another_sensors(run, tmp_path):
