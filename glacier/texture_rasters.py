@@ -51,9 +51,12 @@ class Settings:
 
 def sample(scene: Scene, step: int) -> NDArray[np.float64]:
     """Every `step`-th valid pixel of a scene's band (n,)."""
+    taken = []
     with SceneReader(scene) as reader:
-        blocks = [_read(reader, window) for window in grid_tiles(scene.grid, BLOCK, BLOCK)]
-    return np.concatenate([block[np.isfinite(block)][::step] for block in blocks])
+        for window in grid_tiles(scene.grid, BLOCK, BLOCK):
+            pixels = _read(reader, window)
+            taken.append(pixels[np.isfinite(pixels)][::step].copy())  # or a slice would keep it all
+    return np.concatenate(taken)
 
 
 def _read(reader: SceneReader, window: Window) -> NDArray[np.float64]:

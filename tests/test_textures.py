@@ -216,7 +216,9 @@ def test_a_raster_is_whole_or_not_there(tmp_path):
     assert stopped.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in stopped.stderr
     assert not [f for f in (tmp_path / "out").rglob("*") if f.is_file() and f.name != ".glcm.lock"]
+    (tmp_path / "out" / "GLCM_contrast" / ".a.tif.partial").write_bytes(b"of one that was killed")
     subprocess.run(words, check=True)
+    assert not list((tmp_path / "out").rglob("*.partial"))
     report = make(source, tmp_path / "out", Settings(("contrast", "homogeneity")))
     assert (report.written, report.kept) == (0, 4)
 

@@ -190,8 +190,8 @@ def test_a_source_that_is_spoilt_under_way(tmp_path, monkeypatch, fault, layout)
             os.truncate(path, len(whole) // 2) if fault == "truncated" else path.unlink()
         return task
 
-    true_task = write._task
-    monkeypatch.setattr(write, "_task", spoil)
+    true_task = write.ShardTask
+    monkeypatch.setattr(write, "ShardTask", spoil)
     options = Options(tile_size=32, classes="0=a,1=b", folds=2)
     with pytest.raises(GlacierError, match=rf"{path.name}: unreadable at row .*is the file complete"):
         write.ingest(source, find_scenes(source), out, options)
