@@ -125,12 +125,12 @@ def ingest(
     if not report.fresh:
         console.note(f"{target}: complete already, {report.tiles} tiles; nothing to do")
         return
-    lack = f"less than {settings.min_valid:g} valid" if settings.min_valid else "without data"
+    what = "enough valid pixels" if settings.min_valid else "data"
     for name in report.empty_scenes[:10]:
-        console.warn(f"scene {name}: all its tiles are {lack}; skipped")
+        console.warn(f"scene {name}: no tile of it holds {what}; skipped")
     if len(report.empty_scenes) > 1:
-        console.warn(f"{len(report.empty_scenes)} scenes {lack} were skipped")
-    left = f", {report.empty_tiles} {lack} left out" if report.empty_tiles else ""
+        console.warn(f"{len(report.empty_scenes)} scenes without {what} were skipped")
+    left = f", {report.empty_tiles} without {what} left out" if report.empty_tiles else ""
     again = f"; {report.resumed} shards were written before" if report.resumed else ""
     console.note(f"{target}: {report.tiles} tiles of {settings.tile_size} px{left}{again}")
 
