@@ -46,7 +46,7 @@ class ClassMap:
     index_of: dict[int, int]
     """Source value -> class index, or `IGNORE`."""
     value_of: dict[str, int] = field(default_factory=dict)
-    """Attribute of an outline, in lower case -> source value; numbers as they are written."""
+    """`attribute_key` of an outline's attribute -> source value."""
 
     @classmethod
     def parse(cls, text: str) -> "ClassMap":
@@ -64,9 +64,8 @@ class ClassMap:
         values: dict[str, int] = {}
         pairs: dict[int, str] = {}
         for item, (before, _, after) in zip(text.split(","), items, strict=True):
-            key, name = before.strip().casefold(), after.strip()
-            key = str(int(key)) if _WHOLE.fullmatch(key) else key
-            if not key or not name or key in values:
+            key, name = attribute_key(before), after.strip()
+            if not before.strip() or not name or key in values:
                 raise UsageError(
                     f"--classes: {item!r} is not VALUE=NAME with a new value; expected e.g. "
                     "0=background,85=glacier,-1=ignore"
@@ -79,6 +78,16 @@ class ClassMap:
         value_of = {name: value for value, name in reversed(pairs.items())}
         index = {v: names.index(n) if n != "ignore" else IGNORE for v, n in pairs.items()}
         return cls(coloured((name, value_of[name]) for name in names), index, values)
+
+
+def attribute_key(value: object) -> str:
+    """An attribute as `value_of` holds it: in lower case, a whole number in its shortest form."""
+    if value is None or value != value:
+        return "none"
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+        value = int(value)
+    text = str(value).strip().casefold()
+    return str(int(text)) if _WHOLE.fullmatch(text) else text or "none"
 
 
 def coloured(named: Iterable[tuple[str, int]]) -> tuple[Class, ...]:

@@ -1,6 +1,6 @@
 import pytest
 
-from glacier.classes import COMPETITION, IGNORE, ClassMap, recognise
+from glacier.classes import COMPETITION, IGNORE, ClassMap, attribute_key, recognise
 from glacier.errors import UsageError
 
 
@@ -41,3 +41,14 @@ def test_words_are_values_too():
     ]  # fmt: skip
     assert found.value_of == {"0": 0, "clean ice": 2, "1": 1, "debris": 3, "7": 7, "snow": 4}
     assert found.index_of == {0: 0, 2: 1, 1: 2, 3: 3, 7: 2, 4: IGNORE}
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        (None, "none"), (float("nan"), "none"), (3, "3"), (-3.0, "-3"), (0.5, "0.5"), (True, "1"),
+        ("007", "7"), (" Clean Ice ", "clean ice"), ("²", "²"), (float("inf"), "inf"), (" ", "none"),
+    ],
+)  # fmt: skip
+def test_attributes_of_any_kind_have_a_key(value, key):
+    assert attribute_key(value) == key

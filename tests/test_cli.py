@@ -185,7 +185,7 @@ def test_a_scene_without_data_is_skipped_with_a_warning(call, scene):
     write_raster(scene / "e_label.tif", np.zeros((64, 64), np.uint8))
     result = call("ingest", "in", *CLASSES)
     assert result.exit_code == 0
-    assert "warning: scene e: all its tiles are without data; skipped" in result.stderr
+    assert "warning: scene e: no tile of it holds data; skipped" in result.stderr
 
 
 def test_another_store_is_not_overwritten_unasked(call, scene):

@@ -170,11 +170,11 @@ def _told(report: Report, target: Path, settings: Options, by_name: bool) -> Non
     if not report.fresh:
         console.note(f"{target}: complete already, {report.tiles} tiles; nothing to do")
         return
-    lack = f"less than {settings.min_valid:g} valid" if settings.min_valid else "without data"
+    what = "enough valid pixels" if settings.min_valid else "data"
     for name in report.empty_scenes[:10] if by_name else ():
-        console.warn(f"scene {name}: all its tiles are {lack}; skipped")
+        console.warn(f"scene {name}: no tile of it holds {what}; skipped")
     if len(report.empty_scenes) > 1:
-        console.warn(f"{len(report.empty_scenes)} scenes {lack} were skipped")
-    left = f", {report.empty_tiles} {lack} left out" if report.empty_tiles else ""
+        console.warn(f"{len(report.empty_scenes)} scenes without {what} were skipped")
+    left = f", {report.empty_tiles} without {what} left out" if report.empty_tiles else ""
     again = f"; {report.resumed} shards were written before" if report.resumed else ""
     console.note(f"{target}: {report.tiles} tiles of {report.tile_size} px{left}{again}")

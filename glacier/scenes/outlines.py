@@ -16,6 +16,7 @@ from rasterio.features import rasterize
 from rasterio.warp import transform as reproject
 from rasterio.warp import transform_bounds
 
+from glacier.classes import attribute_key
 from glacier.errors import GlacierError
 from glacier.scenes.scene import Grid, Outline, VectorLabel, Window
 
@@ -72,7 +73,7 @@ def read_outlines(label: VectorLabel, grid: Grid) -> Outlines:
 
 
 def attributes(layer: Outline) -> set[str]:
-    """The values of a layer's attribute column over all its polygons, as `key_of` writes them.
+    """The values of a layer's attribute column over all its polygons, as `attribute_key` writes them.
 
     Raises:
         GlacierError: the file cannot be read as outlines, or has no such column.
@@ -80,18 +81,9 @@ def attributes(layer: Outline) -> set[str]:
     try:
         _about(layer)
         read = pyogrio.raw.read(layer.path, columns=[layer.attribute], read_geometry=False)
-        return set(map(key_of, read[3][0].tolist()))
+        return set(map(attribute_key, read[3][0].tolist()))
     except _UNREADABLE as error:
         raise GlacierError(f"{layer.path}: cannot be read as outlines ({error})") from error
-
-
-def key_of(value: Any) -> str:
-    """An attribute's value as `--classes` names it: in lower case, whole numbers without a point."""
-    if value is None or value != value:
-        return "none"
-    if isinstance(value, bool | float) and value == int(value):
-        value = int(value)
-    return str(value).strip().casefold()
 
 
 def _about(layer: Outline) -> dict[str, Any]:
@@ -140,7 +132,9 @@ def _near(layer: Outline, grid: Grid) -> tuple[NDArray[np.object_], NDArray[np.i
     if layer.value is not None:
         return there[keep], np.full(keep.sum(), layer.value, np.int64)
     place = {key: i for i, (key, _) in enumerate(layer.meanings)}
-    rank = np.array([place[key_of(value)] for value in fields[0].tolist()], np.int64)[of[keep]]
+    rank = np.array([place.get(attribute_key(v), -1) for v in fields[0].tolist()], np.int64)[of[keep]]
+    if (rank < 0).any():
+        raise GlacierError(f"{layer.path}: changed while it was ingested; leave it alone, and start again")
     order = np.argsort(rank, kind="stable")
     values = np.array([value for _, value in layer.meanings], np.int64)
     return there[keep][order], values[rank[order]]

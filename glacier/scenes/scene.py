@@ -107,7 +107,7 @@ class Outline:
     attribute: str = ""
     """Column that tells the class of each polygon."""
     meanings: tuple[tuple[str, int], ...] = ()
-    """Attribute in lower case -> source value, in the order of burning; not known before `--classes` is."""
+    """`attribute_key` -> source value, in the order of burning; unknown until `--classes` is read."""
 
 
 @dataclass(frozen=True, slots=True)

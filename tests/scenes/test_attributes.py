@@ -17,7 +17,7 @@ from glacier.scenes.layouts import find_scenes
 from glacier.scenes.outlines import read_outlines
 from glacier.scenes.scene import Grid, Outline, VectorLabel, Window
 from glacier.store.reader import Store
-from tests.helpers import NORTH_UP, write_raster
+from tests.helpers import NORTH_UP, write_raster, write_scene
 
 CRS = "EPSG:32645"
 SHAPE = (70, 80)
@@ -220,3 +220,18 @@ def test_another_attribute_or_a_changed_table_is_another_source(tmp_path):
     table.write_bytes(table.read_bytes() + b"\0")
     with pytest.raises(GlacierError, match="another source"):
         ingested(tmp_path, path, "kind", "0=a,1=b")
+
+
+def test_an_attribute_of_rasters_is_refused(tmp_path):
+    source = write_scene(tmp_path / "in", "s", size=32)
+    with pytest.raises(UsageError, match="--attribute: kind is a column of outlines"):
+        find_scenes(source, attribute="kind")
+
+
+def test_a_table_that_changes_under_way_is_named(tmp_path):
+    path = write_layer(
+        tmp_path / "o.gpkg", [shapely.box(500000, 3099000, 500600, 3100000)], ["ice"], crs=CRS
+    )
+    layer = Outline(path, None, "kind", (("debris", 2),))
+    with pytest.raises(GlacierError, match=r"o.gpkg: changed while it was ingested"):
+        read_outlines(VectorLabel((layer,)), GRID)
