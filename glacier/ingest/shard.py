@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glacier.errors import GlacierError
-from glacier.ingest.tile import block_histogram, moments, pixel_sample, read_tile
+from glacier.ingest.tile import pixel_sample, read_tile
 from glacier.scenes.read import Nodata, SceneReader
 from glacier.scenes.scene import RasterLabel, Scene, Window
+from glacier.store.measures import block_histogram, moments
 from glacier.store.writer import StoreWriter, Tile
 
 
