@@ -21,6 +21,7 @@ from benchmarks.host import machine
 from glacier.classes import COMPETITION
 from glacier.store import schema
 from glacier.store.bands import Band, Statistics
+from glacier.store.folder import Folder
 from glacier.store.schema import Meta
 from glacier.store.writer import StoreWriter, Tile
 
@@ -42,10 +43,9 @@ def make(path: Path, tiles: int) -> None:
         codec="lz4", created_by="benchmark", source={"files": tiles},
     )  # fmt: skip
     names = [f"LE07_{i:06d}_20060712" for i in range(tiles)]
-    writer = StoreWriter(path, meta, tiles, names)
-    writer.create()
+    writer = StoreWriter(Folder(path), meta, tiles, tiles)
     random = np.random.default_rng(0)
-    for number, where in enumerate(writer.shards):
+    for number, where in writer.shards.items():
         image = random.integers(-100, 100, (len(where), SIZE, SIZE, BANDS), np.int16)
         label = random.integers(0, 4, (len(where), SIZE, SIZE), np.uint8)
         writer.write_shard(number, (Tile(*pair, {}) for pair in zip(image, label, strict=True)))
@@ -54,7 +54,7 @@ def make(path: Path, tiles: int) -> None:
     moments[:] = SIZE * SIZE, 0, SIZE * SIZE * 3300, -100, 99
     transform = np.tile([30.0, 0, 0, 0, -30, 0], (tiles, 1))
     transform[:, 2], transform[:, 5] = numbers % 400 * 1500.0, numbers // 400 * 1500.0
-    text = np.frombuffer("".join(names).encode(), np.uint8).reshape(tiles, -1)
+    text = np.array(names, f"S{schema.NAME_BYTES + 1}").view(np.uint8).reshape(tiles, -1)
     arrays: dict[str, Any] = {
         "histogram": np.full((tiles, 1, 1, 4), 256, np.uint16),
         "moments": moments,

@@ -15,6 +15,14 @@ from glacier.store.statistics import pool
 CLOSE = 1e-9
 """Relative; sums of floats differ by much less from one processor to another."""
 
+FRAME = {
+    "zarr_format": 3,
+    "node_type": "group",
+    "attributes": 0,
+    "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": 0},
+}
+"""A root `zarr.json` with its contents taken out."""
+
 Arrays = dict[str, NDArray[Any]]
 """The small arrays of a store that could be read."""
 Reasons = list[tuple[str, str]]
@@ -65,8 +73,11 @@ def strange_tables(store: Store, arrays: Arrays) -> Iterator[tuple[str, str]]:
     document = store.document()
     if document["attributes"].get("checksum") != checksum(document["attributes"]):
         yield "attributes", "their checksum differs"
-    held = (document.get("consolidated_metadata") or {}).get("metadata", {})
-    for name, said in held.items():
+    inner = document.get("consolidated_metadata") or {}
+    frame = {**document, "attributes": 0, "consolidated_metadata": {**inner, "metadata": 0}}
+    if frame != FRAME:
+        yield "attributes", "the root zarr.json around them is damaged"
+    for name, said in inner.get("metadata", {}).items():
         try:
             same = store.document(name) == said
         except GlacierError:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glacier.errors import GlacierError
+from glacier.store.folder import PARTIAL, Folder
 from glacier.store.reader import Store
 from glacier.store.writer import NOTE, ROOT
 
@@ -18,24 +19,20 @@ class Place:
     """Where a store is to stand, and where it is built."""
 
     out: Path
-    build: Path
+    build: Folder
 
     def begin(self, note: dict[str, Any]) -> None:
         """Make the building place ready: as an unfinished ingest with this note left it, or empty."""
         if read_note(self.build) != note:
-            shutil.rmtree(self.build, ignore_errors=True)
-        path = self.build / NOTE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(note))
-        partial.replace(path)
+            self.build.delete()
+            self.build.put(NOTE, json.dumps(note).encode())
 
     def finish(self) -> None:
         """Put what was built where it is to stand."""
-        if self.build != self.out:
+        if self.build.path != self.out:
             old = _old(self.out)
             self.out.rename(old)
-            self.build.rename(self.out)
+            self.build.path.rename(self.out)
             shutil.rmtree(old)
 
 
@@ -52,9 +49,9 @@ def choose_place(out: Path, record: dict[str, Any], note: dict[str, Any], overwr
         GlacierError: something stands there that may not be replaced.
     """
     _recover(out)
-    match state(out):
+    match state(Folder(out)):
         case "store" if overwrite:
-            return Place(out, out.with_name(f".{out.name}.new"))
+            return Place(out, Folder(out.with_name(f".{out.name}.new")))
         case "store" if Store(out).meta.source == record:
             return None
         case "store":
@@ -62,37 +59,33 @@ def choose_place(out: Path, record: dict[str, Any], note: dict[str, Any], overwr
                 f"{out}: a store of another source or with other options stands here; give --overwrite "
                 "to replace it, or another --out"
             )
-        case "unfinished" if read_note(out) != note and not overwrite:
+        case "unfinished" if read_note(Folder(out)) != note and not overwrite:
             raise GlacierError(
                 f"{out}: holds an unfinished ingest of another source, with other options or by another "
                 "version; give --overwrite to replace it, or another --out"
             )
         case "foreign":
             raise GlacierError(f"{out}: exists and is not a glacier store; choose another --out")
-    return Place(out, out)
+    return Place(out, Folder(out))
 
 
-def state(folder: Path) -> State:
+def state(folder: Folder) -> State:
     """What stands at `folder`; one with nothing but empty folders in it counts as absent."""
-    if folder.is_dir():
-        try:
-            if "schema" in json.loads((folder / ROOT).read_bytes())["attributes"]:
-                return "store"
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        if read_note(folder) is not None:
-            return "unfinished"
-        if not any(f.is_file() and f.suffix != ".partial" for f in folder.rglob("*")):
-            return "absent"
-        return "foreign"
-    return "foreign" if folder.exists() else "absent"
+    try:
+        if "schema" in json.loads(folder.get(ROOT) or b"")["attributes"]:
+            return "store"
+    except (ValueError, KeyError, TypeError):
+        pass
+    if read_note(folder) is not None:
+        return "unfinished"
+    return "foreign" if any(not key.endswith(PARTIAL) for key in folder.files()) else "absent"
 
 
-def read_note(folder: Path) -> dict[str, Any] | None:
+def read_note(folder: Folder) -> dict[str, Any] | None:
     """What an unfinished ingest in `folder` says of itself; None if there is none."""
     try:
-        note: dict[str, Any] = json.loads((folder / NOTE).read_bytes())
-    except (OSError, ValueError):
+        note: dict[str, Any] = json.loads(folder.get(NOTE) or b"")
+    except ValueError:
         return None
     return note
 
@@ -105,6 +98,6 @@ def _recover(out: Path) -> None:
     """Mend what a process left that was killed while it swapped stores."""
     old, new = _old(out), out.with_name(f".{out.name}.new")
     if old.exists() and not out.exists():
-        (new if state(new) == "store" else old).rename(out)
+        (new if state(Folder(new)) == "store" else old).rename(out)
     if old.exists():
         shutil.rmtree(old)

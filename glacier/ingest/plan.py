@@ -20,7 +20,7 @@ from glacier.ingest.survey import Range, Survey
 from glacier.scenes.read import Nodata
 from glacier.scenes.scene import RasterLabel, Scene, Window
 from glacier.store.bands import Band
-from glacier.store.schema import BLOCK, Codec
+from glacier.store.schema import BLOCK, NAME_BYTES, Codec
 
 LARGEST = 8192
 """px; a worker holds whole tiles in memory."""
@@ -83,15 +83,14 @@ class Plan:
             "origin": np.array([(w.row, w.column) for _, w in self.tiles], np.int32),
             "transform": np.array([tuple(corner)[:6] for corner in corners], np.float64),
             "fold": self.fold,
-            "scene_name": fixed_width([scene.name for scene in self.scenes]),
+            "scene_name": _fixed_width([scene.name for scene in self.scenes]),
             "scene_crs": np.array([self.crs.index(c) if c else -1 for c in crs], np.int32),
         }
 
 
-def fixed_width(names: Sequence[str]) -> NDArray[np.uint8]:
+def _fixed_width(names: Sequence[str]) -> NDArray[np.uint8]:
     """Names as rows of UTF-8 bytes, padded with zeros (name, byte)."""
-    encoded = [name.encode() for name in names]
-    rows = np.array(encoded, f"S{max(map(len, encoded))}")
+    rows = np.array([name.encode() for name in names], f"S{NAME_BYTES + 1}")
     return rows.view(np.uint8).reshape(len(names), -1)
 
 
@@ -99,12 +98,17 @@ def make_plan(scenes: Sequence[Scene], surveys: Sequence[Survey], options: Optio
     """Decide what to write.
 
     Raises:
-        GlacierError: no scene holds data, or a label value has no class.
+        GlacierError: no scene holds data, a name is too long, or a label value has no class.
         UsageError: nothing says what the label values mean.
     """
     held = [(scene, found) for scene, found in zip(scenes, surveys, strict=True) if found.tiles]
     if not held:
         raise GlacierError(f"no data: all pixels of all {len(scenes)} scenes are no data")
+    if long := [scene.name for scene, _ in held if len(scene.name.encode()) > NAME_BYTES]:
+        raise GlacierError(
+            f"scene {long[0]}: its name has {len(long[0].encode())} bytes as UTF-8, expected at most "
+            f"{NAME_BYTES}; rename its files"
+        )
     class_map = _class_map(held, options.classes)
     tiles = tuple((i, window) for i, (_, found) in enumerate(held) for window in found.tiles)
     kept = tuple(scene for scene, _ in held)

@@ -18,6 +18,7 @@ from glacier.ingest.survey import survey
 from glacier.ingest.work import executor, spread
 from glacier.scenes.read import unlabelled
 from glacier.scenes.scene import Scene
+from glacier.store.folder import Folder
 from glacier.store.reader import Store
 from glacier.store.schema import Meta
 from glacier.store.statistics import pool as pool_statistics
@@ -87,9 +88,8 @@ def ingest(
         plan = make_plan(scenes, surveys, options)
         place.begin(note)
         writer = _writer(place.build, plan, record, options)
-        writer.create()
         finished = writer.finished()
-        todo = [i for i in range(len(writer.shards)) if i not in finished]
+        todo = [shard for shard in writer.shards if shard not in finished]
         with track("write", len(todo)) as done:
             spread(pool, write_shard, [(_task(writer, plan, i, options),) for i in todo], done)
     _commit(writer, plan)
@@ -109,7 +109,7 @@ def _task(writer: StoreWriter, plan: Plan, shard: int, options: Options) -> Shar
     return ShardTask(writer, shard, tiles, plan.class_map.index_of, bool(options.classes), options.nodata)
 
 
-def _writer(target: Path, plan: Plan, record: dict[str, Any], options: Options) -> StoreWriter:
+def _writer(target: Folder, plan: Plan, record: dict[str, Any], options: Options) -> StoreWriter:
     meta = Meta(
         tile_size=options.tile_size,
         dtype=plan.bands[0].dtype,
@@ -121,14 +121,14 @@ def _writer(target: Path, plan: Plan, record: dict[str, Any], options: Options) 
         created_by=f"glacier {__version__}",
         source=record,
     )
-    return StoreWriter(target, meta, len(plan.tiles), [scene.name for scene in plan.scenes])
+    return StoreWriter(target, meta, len(plan.tiles), len(plan.scenes))
 
 
 def _commit(writer: StoreWriter, plan: Plan) -> None:
     """Gather what the shards left, and make it a store."""
     every = -(-len(plan.tiles) // PERCENTILE_TILES)
     kept: dict[str, list[NDArray[Any]]] = {"histogram": [], "moments": [], "sample": []}
-    for tiles, small in zip(writer.shards, writer.kept(), strict=True):
+    for tiles, small in zip(writer.shards.values(), writer.kept(), strict=True):
         small["sample"] = small["sample"][-tiles.start % every :: every]
         for name, values in small.items():
             kept[name].append(values)

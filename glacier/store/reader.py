@@ -113,7 +113,7 @@ class Store:
         try:
             self.nothing_missing(name)
             return np.asarray(self._open(name)[...])
-        except (KeyError, ValueError, RuntimeError, OSError, BaseError) as error:
+        except (ValueError, RuntimeError, OSError, BaseError) as error:
             raise GlacierError(
                 f"{self.path}: {name} cannot be decoded ({said(error)}); make the store again"
             ) from error
@@ -212,7 +212,10 @@ class Store:
                     raise self._damaged(name, tile, error) from error
 
     def _open(self, name: str) -> Any:
-        return self._group[name]
+        try:
+            return self._group[name]
+        except KeyError as error:
+            raise GlacierError(f"{self.path}: there is no {name}; make the store again") from error
 
     def _tiles(self, name: str) -> Shards | Chunks:
         """Straight from the bytes where they are in glacier's own codec chain; else by zarr-python."""

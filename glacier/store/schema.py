@@ -1,6 +1,7 @@
 """Schema 1 of the store: the only definition of its arrays, their chunks and its attributes."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
@@ -15,10 +16,15 @@ BLOCK = 32
 """Side of a histogram block, px; a tile's side is a multiple of it."""
 SHARD_BYTES = 64 * 2**20
 """Most raw bytes of `image` in a shard of several tiles."""
-SMALL_CHUNK = 65536
-"""Tiles (or scenes) per chunk of the small arrays, so that a large store opens in few reads."""
-HISTOGRAM_CHUNK = 1024
-"""Tiles per chunk of `histogram`."""
+SMALL_BYTES = 2 * 2**20
+"""Most raw bytes in a chunk of a small array of several rows, decoded in a millisecond or two."""
+SMALL_ROWS = 16384
+"""Most tiles (or scenes) in a chunk of a small array."""
+NAME_BYTES = 255
+"""Longest scene name, as UTF-8."""
+
+ITEMSIZE = {"uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "int32": 4, "float32": 4, "float64": 8}
+"""Bytes per item of the dtypes in use."""
 
 Codec = Literal["lz4", "zstd"]
 
@@ -131,19 +137,15 @@ def tiles_per_shard(tiles: int, tile_size: int, bands: int, itemsize: int) -> in
     return max(1, min(fit, -(-tiles // 16)))
 
 
-def array_specs(meta: Meta, tiles: int, scenes: int, name_bytes: int) -> dict[str, ArraySpec]:
-    """Every array of a store with `tiles` tiles from `scenes` scenes.
+def array_specs(meta: Meta, tiles: int, scenes: int, per_shard: int) -> dict[str, ArraySpec]:
+    """Every array of a store with `tiles` tiles from `scenes` scenes, `per_shard` tiles to a shard.
 
     `moments` holds, per tile and band, count, mean, squared deviations, min and max of the valid
     pixels in physical units, from which the statistics of any set of tiles follow exactly.
-    `scene_name` is UTF-8 padded with zeros.
+    `scene_name` is UTF-8 padded with zeros. The chunks of small arrays do not depend on how many tiles
+    there are: with more tiles they are the same chunks, the last one fuller.
     """
     size, bands, blocks = meta.tile_size, len(meta.bands), meta.tile_size // BLOCK
-    itemsize = {"uint8": 1, "int16": 2, "float32": 4}[meta.dtype]
-    per_shard = tiles_per_shard(tiles, size, bands, itemsize)
-    small = min(tiles, SMALL_CHUNK)
-    few = min(scenes, SMALL_CHUNK)
-    block_chunk = (min(tiles, HISTOGRAM_CHUNK), blocks, blocks, len(meta.classes))
     yx = ("tile", "y", "x")
     specs = [
         ArraySpec(
@@ -155,19 +157,22 @@ def array_specs(meta: Meta, tiles: int, scenes: int, name_bytes: int) -> dict[st
             (per_shard, size, size, bands),
         ),
         ArraySpec("label", yx, "uint8", (tiles, size, size), (1, size, size), (per_shard, size, size)),
-        ArraySpec(
-            "histogram",
-            ("tile", "by", "bx", "class"),
-            "uint16",
-            (tiles, *block_chunk[1:]),
-            block_chunk,
+        _small(
+            "histogram", ("tile", "by", "bx", "class"), "uint16", (tiles, blocks, blocks, len(meta.classes))
         ),
-        ArraySpec("moments", ("tile", "band", "moment"), "float64", (tiles, bands, 5), (small, bands, 5)),
-        ArraySpec("scene", ("tile",), "int32", (tiles,), (small,)),
-        ArraySpec("origin", ("tile", "yx"), "int32", (tiles, 2), (small, 2)),
-        ArraySpec("transform", ("tile", "affine"), "float64", (tiles, 6), (small, 6)),
-        ArraySpec("fold", ("tile",), "int8", (tiles,), (small,)),
-        ArraySpec("scene_name", ("scene_index", "byte"), "uint8", (scenes, name_bytes), (few, name_bytes)),
-        ArraySpec("scene_crs", ("scene_index",), "int32", (scenes,), (few,)),
+        _small("moments", ("tile", "band", "moment"), "float64", (tiles, bands, 5)),
+        _small("scene", ("tile",), "int32", (tiles,)),
+        _small("origin", ("tile", "yx"), "int32", (tiles, 2)),
+        _small("transform", ("tile", "affine"), "float64", (tiles, 6)),
+        _small("fold", ("tile",), "int8", (tiles,)),
+        _small("scene_name", ("scene_index", "byte"), "uint8", (scenes, NAME_BYTES + 1)),
+        _small("scene_crs", ("scene_index",), "int32", (scenes,)),
     ]
     return {spec.name: spec for spec in specs}
+
+
+def _small(name: str, dims: tuple[str, ...], dtype: str, shape: tuple[int, ...]) -> ArraySpec:
+    """An array of some bytes per tile or scene, in chunks of many."""
+    row = math.prod(shape[1:]) * ITEMSIZE[dtype]
+    rows = max(1, min(SMALL_ROWS, SMALL_BYTES // row))
+    return ArraySpec(name, dims, dtype, shape, (rows, *shape[1:]))

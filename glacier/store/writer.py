@@ -1,19 +1,16 @@
-"""Writing a store: arrays and shards first, each by one worker, once; the root last, as the commit.
+"""Writing a store: shards first, each by one worker, once; the root last, as the commit.
 
 Until the root `zarr.json` is in place nothing opens the folder as a store. Small per-tile values
-wait in `unfinished/`, a file per shard whose presence says that the shard is written. Shards are written
-directly, the rest by zarr-python, which takes long to import and which workers do without.
+wait in `unfinished/`, a file per shard whose presence says that the shard is written. Chunks are written
+directly; zarr-python, which takes long to import and which workers do without, describes the arrays.
 """
 
+import io
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO
 from zipfile import is_zipfile
 
 import numpy as np
@@ -21,11 +18,11 @@ from crc32c import crc32c
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from glacier.store.schema import ArraySpec, Codec, Meta, array_specs
+from glacier.store.folder import UNFINISHED, Folder
+from glacier.store.schema import ITEMSIZE, ArraySpec, Codec, Meta, array_specs, tiles_per_shard
 from glacier.store.shards import CHECKSUM, ENTRY, MISSING, index_bytes, parse_index
 
 ROOT = "zarr.json"
-UNFINISHED = "unfinished"
 NOTE = f"{UNFINISHED}/source.json"
 """What an unfinished store is made from; it is there before anything else is."""
 
@@ -53,164 +50,160 @@ class Tile:
 class StoreWriter:
     """A store under construction in a folder. Safe to hand to other processes."""
 
-    def __init__(self, path: Path, meta: Meta, tiles: int, scene_names: list[str]) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, meta: Meta, tiles: int, scenes: int) -> None:
+        self.folder = folder
         self.meta = meta
         self.tiles = tiles
-        width = max(len(name.encode()) for name in scene_names)
-        self.specs = array_specs(meta, tiles, len(scene_names), width)
-        self.per_shard = (self.specs["image"].shard or (tiles,))[0]
+        self.per_shard = tiles_per_shard(tiles, meta.tile_size, len(meta.bands), ITEMSIZE[meta.dtype])
+        self.specs = array_specs(meta, tiles, scenes, self.per_shard)
 
     @property
-    def shards(self) -> list[range]:
-        """The tiles of each shard."""
+    def shards(self) -> dict[int, range]:
+        """The tiles that each shard, by its number, is to take."""
         step = self.per_shard
-        return [range(i, min(i + step, self.tiles)) for i in range(0, self.tiles, step)]
-
-    def create(self) -> None:
-        """Lay out the arrays, empty; whatever was there stays."""
-        (self.path / UNFINISHED).mkdir(parents=True, exist_ok=True)
-        for spec in self.specs.values():
-            if not (self.path / spec.name / ROOT).exists():
-                _create(self.path / spec.name, spec, self.meta.codec)
+        return {i // step: range(i, min(i + step, self.tiles)) for i in range(0, self.tiles, step)}
 
     def finished(self) -> set[int]:
         """Shards already written; those whose files are not all there, and whole, count as not."""
-        kept = {int(f.stem) for f in (self.path / UNFINISHED).glob("*.npz") if is_zipfile(f)}
-        return {s for s in kept if all(is_whole(self._shard(n, s), self.per_shard) for n in PIXELS)}
+        kept = [key for key in self.folder.files(UNFINISHED) if key.endswith(".npz")]
+        whole = {key for key in kept if is_zipfile(io.BytesIO(self.folder.get(key) or b""))}
+        return {
+            shard
+            for shard in self.shards
+            if _kept(shard) in whole
+            and all(is_whole(self.folder, self._key(name, shard), self.per_shard) for name in PIXELS)
+        }
 
     def write_shard(self, shard: int, tiles: Iterable[Tile]) -> None:
         """Write one shard, tile by tile, and keep what is small of each for the commit.
 
-        Files are written aside and put in place when whole; an error leaves none.
+        Files are put in place when whole; an error leaves none.
         """
+        small = []
         with ExitStack() as stack:
-            image, label = (stack.enter_context(self._shard_file(name, shard)) for name in PIXELS)
-            small = []
+            image, label = (
+                ShardFile(
+                    stack.enter_context(self.folder.writing(self._key(name, shard))),
+                    self.specs[name].dtype,
+                    self.per_shard,
+                    self.meta.codec,
+                )
+                for name in PIXELS
+            )
             for tile in tiles:
                 image.append(tile.image)
                 label.append(tile.label)
                 small.append(tile.small)
-        target = self.path / UNFINISHED / f"{shard}.npz"
-        partial = target.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as file:
+            image.finish()
+            label.finish()
+        with self.folder.writing(_kept(shard)) as file:
             np.savez(file, allow_pickle=False, **{k: np.stack([s[k] for s in small]) for k in small[0]})
-        partial.replace(target)
 
-    def _shard(self, name: str, shard: int) -> Path:
-        rest = ["0"] * (len(self.specs[name].dims) - 1)
-        return self.path.joinpath(name, "c", str(shard), *rest)
-
-    def _shard_file(self, name: str, shard: int) -> "ShardFile":
-        partial = self.path / UNFINISHED / f"{name}.{shard}.{os.getpid()}.partial"
-        dtype = np.dtype(self.specs[name].dtype).newbyteorder("<")
-        return ShardFile(self._shard(name, shard), partial, dtype, self.per_shard, self.meta.codec)
+    def _key(self, name: str, number: int) -> str:
+        """The file of an array's shard or chunk, counted along the first axis; the others have one."""
+        return "/".join((name, "c", str(number), *"0" * (len(self.specs[name].dims) - 1)))
 
     def kept(self) -> Iterator[dict[str, NDArray[Any]]]:
         """What `write_shard` kept, in the order of the shards."""
-        for shard in range(len(self.shards)):
-            with np.load(self.path / UNFINISHED / f"{shard}.npz") as file:
+        for shard in self.shards:
+            with np.load(io.BytesIO(self.folder.get(_kept(shard)) or b"")) as file:
                 yield dict(file)
 
     def commit(self, meta: Meta, arrays: dict[str, NDArray[Any]]) -> None:
         """Write the small arrays, then put the root in place: from here on it is a store."""
         for name, values in arrays.items():
-            self._open(name)[...] = values
-        document = _root_document(self.path, list(self.specs), meta)
-        partial = self.path / f"{ROOT}.partial"
-        partial.write_text(document)
-        partial.replace(self.path / ROOT)
-        shutil.rmtree(self.path / UNFINISHED)
+            self._write_small(self.specs[name], values)
+        documents = {name: _document(spec, meta.codec) for name, spec in self.specs.items()}
+        for name, document in documents.items():
+            self.folder.put(f"{name}/{ROOT}", json.dumps(document, indent=2).encode())
+        self.folder.put(ROOT, _root_document(documents, meta).encode())
+        self.folder.delete(UNFINISHED)
 
-    def _open(self, name: str) -> Any:
-        """An array for writing; chunks that hold the fill value only are written like any other."""
-        import zarr
-
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            return zarr.open_array(self.path / name, mode="r+")
+    def _write_small(self, spec: ArraySpec, values: NDArray[Any]) -> None:
+        """Write an array chunk by chunk, the last one padded with zeros; all-zero ones like any other."""
+        assert values.shape == spec.shape, f"{spec.name} is {values.shape}, expected {spec.shape}"
+        rows = spec.chunk[0]
+        for number, start in enumerate(range(0, len(values), rows)):
+            part = values[start : start + rows]
+            chunk = np.zeros(spec.chunk, spec.dtype)
+            chunk[: len(part)] = part
+            self.folder.put(
+                self._key(spec.name, number), b"".join(encode(chunk, spec.dtype, self.meta.codec))
+            )
 
 
 class ShardFile:
-    """A shard written chunk by chunk, as zarr-python's sharding codec lays it out with its index last.
+    """A shard written chunk by chunk, as zarr-python's sharding codec lays it out with its index last."""
 
-    A context manager: left without an error, the file is put in its place; else nothing is.
-    """
-
-    def __init__(self, target: Path, partial: Path, dtype: np.dtype[Any], slots: int, codec: Codec) -> None:
-        self._target, self._partial, self._dtype = target, partial, dtype
-        self._codec = codec.encode()
+    def __init__(self, file: BinaryIO, dtype: str, slots: int, codec: Codec) -> None:
+        self._file, self._dtype, self._codec = file, dtype, codec
         self._index = np.full((slots, ENTRY // 8), MISSING, "<u8")
         self._chunks = self._end = 0
 
-    def __enter__(self) -> Self:
-        self._file = self._partial.open("wb")
-        return self
-
     def append(self, chunk: NDArray[Any]) -> None:
-        """Write the next chunk: little-endian bytes, blosc, crc32c."""
-        raw = np.ascontiguousarray(chunk, self._dtype)
-        length = self._write(blosc.compress(raw, self._codec, LEVEL, blosc.SHUFFLE))
-        self._index[self._chunks] = self._end - length, length
+        """Write the next chunk."""
+        parts = encode(chunk, self._dtype, self._codec)
+        length = sum(map(len, parts))
+        self._file.writelines(parts)
+        self._index[self._chunks] = self._end, length
         self._chunks += 1
-
-    def _write(self, data: bytes) -> int:
-        """Write data and its checksum; how many bytes that is."""
-        length = self._file.write(data) + self._file.write(crc32c(data).to_bytes(CHECKSUM, "little"))
         self._end += length
-        return length
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            with self._file:
-                if error is None:
-                    self._write(self._index.tobytes())
-            if error is None:
-                self._target.parent.mkdir(parents=True, exist_ok=True)
-                self._partial.replace(self._target)
-        finally:
-            self._partial.unlink(missing_ok=True)
+    def finish(self) -> None:
+        """Write the index."""
+        index = self._index.tobytes()
+        self._file.writelines((index, _checksum(index)))
 
 
-def is_whole(shard: Path, slots: int) -> bool:
+def encode(chunk: NDArray[Any], dtype: str, codec: Codec) -> tuple[bytes, bytes]:
+    """A chunk as it is stored, and its checksum that follows: little-endian bytes, blosc, crc32c."""
+    raw = np.ascontiguousarray(chunk, np.dtype(dtype).newbyteorder("<"))
+    data = blosc.compress(raw, codec.encode(), LEVEL, blosc.SHUFFLE)
+    return data, _checksum(data)
+
+
+def _checksum(data: bytes) -> bytes:
+    return crc32c(data).to_bytes(CHECKSUM, "little")
+
+
+def is_whole(folder: Folder, key: str, slots: int) -> bool:
     """Whether a shard's file is there, its index intact and its last chunk where the index begins."""
-    length = index_bytes(slots)
+    size, data = folder.tail(key, index_bytes(slots)) or (0, b"")
     try:
-        with shard.open("rb") as file:
-            start = file.seek(-length, os.SEEK_END)
-            index = parse_index(file.read(), slots)
-    except (OSError, ValueError):
+        index = parse_index(data, slots)
+    except ValueError:
         return False
-    return int(index[index[:, 0] != MISSING].sum(axis=1).max(initial=0)) == start
+    return int(index[index[:, 0] != MISSING].sum(axis=1).max(initial=0)) == size - len(data)
 
 
-def _create(path: Path, spec: ArraySpec, codec: Codec) -> None:
-    """One empty array: bytes, blosc, crc32c, since lz4 decodes a flipped bit without complaint."""
+def _kept(shard: int) -> str:
+    return f"{UNFINISHED}/{shard}.npz"
+
+
+def _document(spec: ArraySpec, codec: Codec) -> dict[str, Any]:
+    """An array's `zarr.json`: bytes, blosc, crc32c, since lz4 decodes a flipped bit without complaint."""
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec
-    from zarr.storage import LocalStore
+    from zarr.storage import MemoryStore
 
-    dtype = np.dtype(spec.dtype)
-    squeeze = BloscCodec(cname=codec, clevel=LEVEL, shuffle="shuffle", typesize=dtype.itemsize)
+    files: dict[str, Any] = {}
+    squeeze = BloscCodec(cname=codec, clevel=LEVEL, shuffle="shuffle", typesize=ITEMSIZE[spec.dtype])
     zarr.create_array(
-        LocalStore(path),
+        MemoryStore(files),
         shape=spec.shape,
         chunks=spec.chunk,
         shards=spec.shard,
-        dtype=dtype,
+        dtype=spec.dtype,
         fill_value=0,
         compressors=[squeeze, Crc32cCodec()],
         dimension_names=spec.dims,
     )
+    document: dict[str, Any] = json.loads(files[ROOT].to_bytes())
+    return document
 
 
-def _root_document(path: Path, names: list[str], meta: Meta) -> str:
+def _root_document(arrays: dict[str, dict[str, Any]], meta: Meta) -> str:
     """The root `zarr.json`: attributes, and every array's metadata consolidated as zarr-python does."""
-    arrays = {name: json.loads((path / name / ROOT).read_text()) for name in names}
     return json.dumps(
         {
             "zarr_format": 3,

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,6 +151,17 @@ def test_nothing_but_empty_scenes_is_an_error(tmp_path):
     assert not (tmp_path / "s.zarr").exists()
 
 
+def test_a_scene_name_that_does_not_fit_is_named(source, tmp_path):
+    for suffix in ("", "_label"):
+        (source / f"s{suffix}.tif").rename(source / f"{'ü' * 115}{suffix}.tif")
+    run(source, tmp_path / "s.zarr")
+    assert Store(tmp_path / "s.zarr").scene_names == ["ü" * 115]
+    (scene,) = find_scenes(source)
+    with pytest.raises(GlacierError, match="its name has 256 bytes as UTF-8, expected at most 255"):
+        ingest(source, [replace(scene, name="ü" * 128)], tmp_path / "t.zarr", OPTIONS)
+    assert not (tmp_path / "t.zarr").exists()
+
+
 def test_a_label_value_without_a_class_writes_nothing(source, tmp_path):
     label = np.zeros((160, 160), np.uint8)
     label[150, 3] = 7
@@ -225,7 +237,7 @@ def interrupted(monkeypatch, name, call):
             call()
 
 
-@pytest.mark.parametrize("at", ["write_shard", "_commit", "StoreWriter.create"])
+@pytest.mark.parametrize("at", ["write_shard", "_commit", "StoreWriter.finished"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_ingest_cut_off_anywhere_makes_way_for_another(source, tmp_path, monkeypatch, at, overwrite):
     """What the first left behind never mixes into what the second writes."""

@@ -1,5 +1,6 @@
 """Shards written directly: what zarr-python reads of them, and what an interrupted write leaves."""
 
+import json
 import subprocess
 import sys
 
@@ -9,9 +10,10 @@ import zarr
 
 from glacier.classes import coloured
 from glacier.store.bands import Band
+from glacier.store.folder import Folder
 from glacier.store.schema import Meta
 from glacier.store.shards import MISSING, index_bytes, parse_index
-from glacier.store.writer import StoreWriter, Tile
+from glacier.store.writer import StoreWriter, Tile, _document
 
 TILES = 19
 """Two to a shard, the last one partial."""
@@ -21,7 +23,7 @@ def make_writer(path, dtype="int16", codec="lz4") -> StoreWriter:
     bands = tuple(Band(name=n, role="optical", code=n, dtype=dtype, nodata=0) for n in ("red", "nir"))
     meta = Meta(tile_size=32, dtype=dtype, bands=bands, classes=coloured([("a", 0), ("b", 1)]), crs=(),
                 folds=2, codec=codec, created_by="test", source={})  # fmt: skip
-    return StoreWriter(path, meta, TILES, ["s"])
+    return StoreWriter(Folder(path), meta, TILES, 1)
 
 
 def make_tiles(dtype="int16"):
@@ -34,6 +36,14 @@ def make_tiles(dtype="int16"):
     return image, label
 
 
+def arrays(writer) -> zarr.Group:
+    """What zarr-python sees of a writer's arrays, described as a commit does."""
+    for name, spec in writer.specs.items():
+        writer.folder.put(f"{name}/zarr.json", json.dumps(_document(spec, writer.meta.codec)).encode())
+    writer.folder.put("zarr.json", b'{"zarr_format": 3, "node_type": "group"}')
+    return zarr.open_group(writer.folder.path, mode="r+")
+
+
 def tiles_of(writer, shard, image, label):
     return (Tile(image[t], label[t], {"number": np.array(t)}) for t in writer.shards[shard])
 
@@ -43,13 +53,11 @@ def tiles_of(writer, shard, image, label):
 def test_zarr_reads_what_was_written_directly(tmp_path, dtype, codec):
     writer = make_writer(tmp_path / "s.zarr", dtype, codec)
     image, label = make_tiles(dtype)
-    writer.create()
     for shard in range(len(writer.shards)):
         writer.write_shard(shard, tiles_of(writer, shard, image, label))
     for name, values in (("image", image), ("label", label)):
-        array = zarr.open_array(tmp_path / "s.zarr" / name, mode="r")
-        np.testing.assert_array_equal(array[...], values)
-    assert [k["number"].tolist() for k in writer.kept()] == [list(tiles) for tiles in writer.shards]
+        np.testing.assert_array_equal(arrays(writer)[name][...], values)
+    assert [k["number"].tolist() for k in writer.kept()] == [list(t) for t in writer.shards.values()]
     assert writer.finished() == set(range(len(writer.shards)))
 
 
@@ -57,12 +65,10 @@ def test_a_shard_is_what_zarr_writes(tmp_path):
     """The same array through zarr-python: chunks, index and checksums, to the byte."""
     ours, theirs = make_writer(tmp_path / "ours"), make_writer(tmp_path / "theirs")
     image, label = make_tiles()
-    for writer in (ours, theirs):
-        writer.create()
     for shard in range(len(ours.shards)):
         ours.write_shard(shard, tiles_of(ours, shard, image, label))
     with zarr.config.set({"array.write_empty_chunks": True}):
-        zarr.open_array(tmp_path / "theirs" / "image", mode="r+")[...] = image
+        arrays(theirs)["image"][...] = image
     files = [file for file in (tmp_path / "ours" / "image" / "c").rglob("0") if file.is_file()]
     assert len(files) == len(ours.shards)
     for file in files:
@@ -72,7 +78,6 @@ def test_a_shard_is_what_zarr_writes(tmp_path):
 def test_every_tile_has_a_chunk_and_what_lies_beyond_has_none(tmp_path):
     writer = make_writer(tmp_path / "s.zarr")
     image, label = make_tiles()
-    writer.create()
     assert writer.per_shard == 2
     for shard in (1, 9):
         writer.write_shard(shard, tiles_of(writer, shard, image, label))
@@ -86,7 +91,6 @@ def test_every_tile_has_a_chunk_and_what_lies_beyond_has_none(tmp_path):
 def test_an_error_in_a_shard_leaves_nothing_of_it(tmp_path):
     writer = make_writer(tmp_path / "s.zarr")
     image, label = make_tiles()
-    writer.create()
 
     def broken():
         yield Tile(image[0], label[0], {})
@@ -102,7 +106,6 @@ def test_an_error_in_a_shard_leaves_nothing_of_it(tmp_path):
 def test_a_shard_that_is_not_whole_counts_as_not_written(tmp_path, name, damage):
     writer = make_writer(tmp_path / "s.zarr")
     image, label = make_tiles()
-    writer.create()
     for shard in (0, 1):
         writer.write_shard(shard, tiles_of(writer, shard, image, label))
     file = tmp_path / "s.zarr" / name / "c" / "1" / "0" / "0"
@@ -120,7 +123,6 @@ def test_a_shard_that_is_not_whole_counts_as_not_written(tmp_path, name, damage)
 def test_a_damaged_file_of_small_values_counts_as_not_written(tmp_path):
     writer = make_writer(tmp_path / "s.zarr")
     image, label = make_tiles()
-    writer.create()
     writer.write_shard(0, tiles_of(writer, 0, image, label))
     kept = tmp_path / "s.zarr" / "unfinished" / "0.npz"
     kept.write_bytes(kept.read_bytes()[:-30])
@@ -134,7 +136,6 @@ from tests.store.test_writer import make_tiles, make_writer
 from glacier.store.writer import Tile
 
 writer = make_writer(Path(sys.argv[1]))
-writer.create()
 image, label = make_tiles()
 
 def killed():
@@ -154,4 +155,4 @@ def test_killed_half_way_leaves_no_half_shard(tmp_path):
     assert writer.finished() == set()
     image, label = make_tiles()
     writer.write_shard(0, tiles_of(writer, 0, image, label))
-    np.testing.assert_array_equal(zarr.open_array(out / "image", mode="r")[:2], image[:2])
+    np.testing.assert_array_equal(arrays(writer)["image"][:2], image[:2])

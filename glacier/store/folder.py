@@ -1,0 +1,70 @@
+"""Where a store's files lie: the few things that its writer asks of a place."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+UNFINISHED = "unfinished"
+"""The folder of what only an unfinished store needs."""
+PARTIAL = ".partial"
+"""How the names of files end that are not yet in place."""
+
+
+class Folder:
+    """A folder of a file system. A key is a file's path below it. Safe to hand to other processes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @contextmanager
+    def writing(self, key: str) -> Iterator[BinaryIO]:
+        """A new file, put in the place of `key` at once when it is whole; an error leaves nothing."""
+        aside = self.path / UNFINISHED / f"{uuid4().hex}{PARTIAL}"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as file:
+                yield file
+            target = self.path / key
+            target.parent.mkdir(parents=True, exist_ok=True)
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write a whole file, or nothing."""
+        with self.writing(key) as file:
+            file.write(data)
+
+    def get(self, key: str) -> bytes | None:
+        """A whole file; None where there is none."""
+        try:
+            return (self.path / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def tail(self, key: str, length: int) -> tuple[int, bytes] | None:
+        """A file's size, and its last bytes, at most `length`; None where there is none."""
+        try:
+            with (self.path / key).open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - length))
+                return size, file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def files(self, prefix: str = "") -> list[str]:
+        """Every file below the folder `prefix`; `.` where a file stands in the place of this folder."""
+        there = self.path / prefix
+        files = [there] if there.is_file() else (file for file in there.rglob("*") if file.is_file())
+        return sorted(file.relative_to(self.path).as_posix() for file in files)
+
+    def delete(self, prefix: str = "") -> None:
+        """Remove the folder `prefix`, if it is there, with all below it."""
+        if (self.path / prefix).exists():
+            shutil.rmtree(self.path / prefix)
