@@ -89,10 +89,10 @@ def synth(out: Path, layout: str, seed: int, count: int, size: int) -> None:
 
 
 @main.command()
-@click.argument("source", type=PATH)
-@click.option("--out", type=PATH, help="The store; default SOURCE's name with .zarr, here.")
+@click.argument("source", type=PLACE)
+@click.option("--out", type=PLACE, help="The store; default SOURCE's name with .zarr, here.")
 @click.option("--layout", type=click.Choice(["auto", "bands", "scenes"]), default="auto", show_default=True)
-@click.option("--labels", type=PATH, help="Folder of label rasters, or a vector file of outlines.")
+@click.option("--labels", type=PLACE, help="Folder of label rasters, or a vector file of outlines.")
 @click.option("--classes", default="", help="Meaning of label values: 0=background,85=glacier,-1=ignore.")
 @click.option("--bands", default="", help="Bands to take, and their names: B2=blue,B6=swir1.")
 @click.option("--tile-size", default=512, show_default=True, help="px, a multiple of 32.")
@@ -106,7 +106,7 @@ def synth(out: Path, layout: str, seed: int, count: int, size: int) -> None:
     "--overwrite", is_flag=True, help="Replace another store at OUT once the new one is complete."
 )
 def ingest(
-    source: Path, out: Path | None, layout: str, labels: Path | None, workers: int | None,
+    source: Path | str, out: Path | str | None, layout: str, labels: Path | str | None, workers: int | None,
     overwrite: bool, bands: str, **options: Any,
 ) -> None:  # fmt: skip
     """Build a tile store from the scenes in SOURCE."""
@@ -115,9 +115,11 @@ def ingest(
     from glacier.ingest.write import ingest as write_store
     from glacier.machine import cores
     from glacier.scenes.bands import parse_selection
+    from glacier.scenes.bucket import located
     from glacier.scenes.layouts import find_scenes
 
     settings = Options(bands=bands, **options)
+    source, labels = located(source), located(labels) if labels else None
     name = source.resolve().stem if source.is_file() else source.resolve().name
     target = out or Path(f"{name}.zarr")
     scenes = find_scenes(source, layout=layout, labels=labels, bands=parse_selection(bands))  # type: ignore[arg-type]
@@ -352,11 +354,12 @@ def export(run: Path, out: Path) -> None:
 
 @main.command()
 @click.argument("run", type=PATH)
-@click.argument("source", type=PATH)
+@click.argument("source", type=PLACE)
 @click.argument("out", type=PATH)
 @click.option("--layout", type=click.Choice(["auto", "bands", "scenes"]), default="auto", show_default=True)
-def predict(run: Path, source: Path, out: Path, layout: str) -> None:
+def predict(run: Path, source: Path | str, out: Path, layout: str) -> None:
     """Map the scenes in SOURCE with RUN: a GeoTIFF of classes per scene, in the new folder OUT."""
     from glacier.maps.command import predict_all
+    from glacier.scenes.bucket import located
 
-    predict_all(run, source, out, layout)  # type: ignore[arg-type]
+    predict_all(run, located(source), out, layout)  # type: ignore[arg-type]

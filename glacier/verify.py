@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from glacier.classes import IGNORE
 from glacier.console import Track, silence
-from glacier.errors import GlacierError
+from glacier.errors import GlacierError, UnreachableError
 from glacier.store.measures import block_histogram, moments
 from glacier.store.reader import Store
 from glacier.store.schema import array_specs
@@ -78,6 +78,9 @@ def verify(store: Store, *, quick: bool = False, track: Track = silence) -> Verd
         store: to be verified.
         quick: decode no pixel; look at the shards' indexes and at what says where tiles lie.
         track: shows progress.
+
+    Raises:
+        UnreachableError: the store lies on a server that does not answer.
     """
     start = time.perf_counter()
     arrays, faults = _arrays(store, quick)
@@ -106,7 +109,7 @@ def _found(store: Store, tile: int) -> Reasons:
         try:
             store.find(name, tile)
         except GlacierError as error:
-            reasons.append((name, str(error.__cause__)))
+            reasons.append((name, _reason(error)))
     return reasons
 
 
@@ -116,11 +119,11 @@ def _compared(store: Store, arrays: Arrays, tile: int) -> Reasons:
     try:
         reasons += _label_faults(store, store.label(tile), arrays.get("histogram"), tile)
     except GlacierError as error:
-        reasons.append(("label", str(error.__cause__)))
+        reasons.append(("label", _reason(error)))
     try:
         image = store.image(tile)
     except GlacierError as error:
-        return [("image", str(error.__cause__)), *reasons]
+        return [("image", _reason(error)), *reasons]
     if "moments" in arrays:
         with np.errstate(invalid="ignore"):  # infinite pixels are told below
             alike = _alike(moments(image, store.meta.bands), arrays["moments"][tile])
@@ -128,6 +131,17 @@ def _compared(store: Store, arrays: Arrays, tile: int) -> Reasons:
             names = ", ".join(np.array(store.meta.band_names)[~alike])
             reasons.append(("image", f"moments are not the stored ones in {names}"))
     return reasons
+
+
+def _reason(error: GlacierError) -> str:
+    """What was wrong with a tile.
+
+    Raises:
+        UnreachableError: nothing, so far as one can tell.
+    """
+    if isinstance(error, UnreachableError):
+        raise error
+    return str(error.__cause__)
 
 
 def _label_faults(
@@ -165,6 +179,8 @@ def _arrays(store: Store, quick: bool) -> tuple[Arrays, list[Fault]]:
                 store.nothing_missing(name)
                 continue
             found = store.array(name)
+        except UnreachableError:
+            raise
         except GlacierError as error:
             faults.append(Fault(name, str(error).removeprefix(f"{store.path}: ")))
             continue

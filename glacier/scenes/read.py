@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
 from glacier.errors import GlacierError
+from glacier.scenes.bucket import BucketPath
 from glacier.scenes.files import open_raster
 from glacier.scenes.scene import RasterLabel, Scene, SourceBand, Window
 
@@ -36,7 +37,9 @@ def _settings(scene: Scene) -> rasterio.Env:
     paths = {band.path for band in scene.bands}
     if isinstance(scene.label, RasterLabel):
         paths.add(scene.label.path)
-    mapped = all(path.suffix.lower() in (".tif", ".tiff") for path in paths)
+    mapped = all(
+        path.suffix.lower() in (".tif", ".tiff") and not isinstance(path, BucketPath) for path in paths
+    )
     return rasterio.Env(
         GDAL_CACHEMAX=256 * 2**20,
         GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",

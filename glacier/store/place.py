@@ -11,8 +11,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore, StorePath
 
-from glacier.errors import GlacierError
-from glacier.store.objects import Object, is_address, open_address, said
+from glacier.addresses import is_address, open_address, said
+from glacier.errors import GlacierError, UnreachableError
+from glacier.store.objects import Object
 from glacier.store.schema import incomplete
 from glacier.store.shards import MappedShard, Shard
 from glacier.store.writer import NOTE, ROOT
@@ -68,7 +69,7 @@ class Place:
         except FileNotFoundError:
             data = None
         except (OSError, BaseError) as error:
-            raise GlacierError(f"{self.path}: cannot be reached ({said(error)})") from error
+            raise UnreachableError(f"{self.path}: cannot be reached ({said(error)})") from error
         if data is None:
             raise FileNotFoundError(key)
         try:
@@ -89,6 +90,8 @@ class Place:
         except FileNotFoundError as error:
             if self.have([NOTE])[0]:
                 raise incomplete(self.path) from error
+            if self.objects and not str(self.path).startswith("s3:"):
+                raise GlacierError(f"{self.path}: no store here") from error
             raise GlacierError(
                 f"{self.path}: no store here; make one with `glacier ingest SOURCE --out {self.path}`"
             ) from error
@@ -100,7 +103,10 @@ class Place:
         """Which of some files or objects there are."""
         if self.folder:
             return [(self.folder / key).is_file() for key in keys]
-        return sync(self._ask(keys))
+        try:
+            return sync(self._ask(keys))
+        except BaseError as error:
+            raise UnreachableError(f"{self.path}: cannot be reached ({said(error)})") from error
 
     async def _ask(self, keys: list[str]) -> list[bool]:
         return await asyncio.gather(*map(self.zarr.exists, keys))

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from obstore.exceptions import BaseError
 from zarr.abc.store import Store as ZarrStore
 
-from glacier.errors import GlacierError
+from glacier.addresses import said
+from glacier.errors import GlacierError, UnreachableError
 from glacier.machine import cores
 from glacier.store.bands import Raw
 from glacier.store.chunks import Chunks
-from glacier.store.objects import said
 from glacier.store.place import Place
 from glacier.store.schema import Meta
 from glacier.store.shards import OPEN, Shards, tiles_per_known_shard
@@ -26,8 +26,8 @@ from glacier.store.writer import PIXELS
 FAR = 8
 """Times as many windows at a time, per core, where each has to be waited for from a server."""
 
-DAMAGE = (ValueError, RuntimeError, OSError, SystemError, MemoryError)
-"""What damaged bytes make Zarr, NumPy and numcodecs raise."""
+DAMAGE = (ValueError, RuntimeError, OSError, SystemError, MemoryError, BaseError)
+"""What damaged bytes make Zarr, NumPy and numcodecs raise, and unreachable ones obstore."""
 
 
 class Windows(Protocol):
@@ -77,9 +77,11 @@ class Store:
                         f"{self.path}: {name} is {found}, expected {expected}; make the store again"
                     )
             self._image, self._label = self._tiles("image"), self._tiles("label")
-        except (KeyError, ValueError, TypeError, AttributeError, OSError, BaseError) as error:
+        except BaseError as error:
+            raise UnreachableError(f"{self.path}: cannot be reached ({said(error)})") from error
+        except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
             raise GlacierError(
-                f"{self.path}: an array is damaged ({said(error)}); make the store again"
+                f"{self.path}: an array is damaged ({error}); make the store again"
             ) from error
         if self._place.folder and whole:
             for name in PIXELS:
@@ -113,9 +115,11 @@ class Store:
         try:
             self.nothing_missing(name)
             return np.asarray(self._open(name)[...])
-        except (ValueError, RuntimeError, OSError, BaseError) as error:
+        except BaseError as error:
+            raise UnreachableError(f"{self.path}: {name} cannot be reached ({said(error)})") from error
+        except (ValueError, RuntimeError, OSError) as error:
             raise GlacierError(
-                f"{self.path}: {name} cannot be decoded ({said(error)}); make the store again"
+                f"{self.path}: {name} cannot be decoded ({error}); make the store again"
             ) from error
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -236,6 +240,8 @@ class Store:
             raise self._damaged(name, tile, error) from error
 
     def _damaged(self, name: str, tile: int, error: BaseException) -> GlacierError:
+        if isinstance(error, ConnectionError | BaseError):
+            return UnreachableError(f"{self.path}: {name} of tile {tile} cannot be reached ({said(error)})")
         return GlacierError(
             f"{self.path}: {name} of tile {tile} cannot be decoded ({error}); make the store again"
         )

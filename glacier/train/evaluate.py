@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from glacier.addresses import is_address
 from glacier.classes import IGNORE
 from glacier.config import Config
 from glacier.console import Track, silence, warn
@@ -21,7 +22,6 @@ from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.loader import tile_feed
 from glacier.pipeline.split import Tiles
 from glacier.pipeline.split import split as split_tiles
-from glacier.store.objects import is_address
 from glacier.store.reader import Store, only_store
 from glacier.train.ensemble import Ensemble
 from glacier.train.precision import mixed
