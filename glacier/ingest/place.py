@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from glacier.errors import GlacierError
 from glacier.store.folder import PARTIAL, Folder
+from glacier.store.objects import Objects, Storage
 from glacier.store.reader import Store
 from glacier.store.writer import NOTE, ROOT
 
@@ -18,8 +19,8 @@ State = Literal["absent", "store", "unfinished", "foreign"]
 class Place:
     """Where a store is to stand, and where it is built."""
 
-    out: Path
-    build: Folder
+    out: Path | str
+    build: Storage
 
     def begin(self, note: dict[str, Any]) -> None:
         """Make the building place ready: as an unfinished ingest with this note left it, or empty."""
@@ -29,18 +30,20 @@ class Place:
 
     def finish(self) -> None:
         """Put what was built where it is to stand."""
-        if self.build.path != self.out:
+        if isinstance(self.out, Path) and isinstance(self.build, Folder) and self.build.path != self.out:
             old = _old(self.out)
             self.out.rename(old)
             self.build.path.rename(self.out)
             shutil.rmtree(old)
 
 
-def choose_place(out: Path, record: dict[str, Any], note: dict[str, Any], overwrite: bool) -> Place | None:
+def choose_place(
+    out: Path | str, record: dict[str, Any], note: dict[str, Any], overwrite: bool
+) -> Place | None:
     """Where to build; None if the store that `record` describes stands there already.
 
     Args:
-        out: where the store is to stand.
+        out: where the store is to stand; text is an address.
         record: what a complete store says of its source.
         note: what an unfinished one says of itself.
         overwrite: whether another store, complete or not, may be replaced.
@@ -48,9 +51,19 @@ def choose_place(out: Path, record: dict[str, Any], note: dict[str, Any], overwr
     Raises:
         GlacierError: something stands there that may not be replaced.
     """
-    _recover(out)
-    match state(Folder(out)):
-        case "store" if overwrite:
+    build: Storage
+    if isinstance(out, Path):
+        _recover(out)
+        build = Folder(out)
+    else:
+        build = Objects(out)
+    match state(build):
+        case "store" if overwrite and isinstance(out, str):
+            raise GlacierError(
+                f"{out}: a store stands here, and nothing can be swapped at an address; give another "
+                "--out, or remove it first"
+            )
+        case "store" if overwrite and isinstance(out, Path):
             return Place(out, Folder(out.with_name(f".{out.name}.new")))
         case "store" if Store(out).meta.source == record:
             return None
@@ -59,17 +72,17 @@ def choose_place(out: Path, record: dict[str, Any], note: dict[str, Any], overwr
                 f"{out}: a store of another source or with other options stands here; give --overwrite "
                 "to replace it, or another --out"
             )
-        case "unfinished" if read_note(Folder(out)) != note and not overwrite:
+        case "unfinished" if read_note(build) != note and not overwrite:
             raise GlacierError(
                 f"{out}: holds an unfinished ingest of another source, with other options or by another "
                 "version; give --overwrite to replace it, or another --out"
             )
         case "foreign":
             raise GlacierError(f"{out}: exists and is not a glacier store; choose another --out")
-    return Place(out, Folder(out))
+    return Place(out, build)
 
 
-def state(folder: Folder) -> State:
+def state(folder: Storage) -> State:
     """What stands at `folder`; one with nothing but empty folders in it counts as absent."""
     try:
         if "schema" in json.loads(folder.get(ROOT) or b"")["attributes"]:
@@ -81,7 +94,7 @@ def state(folder: Folder) -> State:
     return "foreign" if any(not key.endswith(PARTIAL) for key in folder.files()) else "absent"
 
 
-def read_note(folder: Folder) -> dict[str, Any] | None:
+def read_note(folder: Storage) -> dict[str, Any] | None:
     """What an unfinished ingest in `folder` says of itself; None if there is none."""
     try:
         note: dict[str, Any] = json.loads(folder.get(NOTE) or b"")

@@ -18,7 +18,7 @@ from glacier.ingest.survey import survey
 from glacier.ingest.work import executor, spread
 from glacier.scenes.read import unlabelled
 from glacier.scenes.scene import Scene
-from glacier.store.folder import Folder
+from glacier.store.objects import Storage
 from glacier.store.reader import Store
 from glacier.store.schema import Meta
 from glacier.store.statistics import pool as pool_statistics
@@ -33,7 +33,7 @@ PERCENTILE_TILES = 8192
 class Report:
     """What an ingest did."""
 
-    store: Path
+    store: Path | str
     tiles: int
     """Tiles in the store."""
     empty_tiles: int
@@ -49,7 +49,7 @@ class Report:
 def ingest(
     source: Path,
     scenes: Sequence[Scene],
-    out: Path,
+    out: Path | str,
     options: Options,
     *,
     workers: int = 1,
@@ -63,7 +63,7 @@ def ingest(
     Args:
         source: the folder or file the scenes were found in.
         scenes: as `find_scenes` yields them; each with labels.
-        out: the store's folder.
+        out: the store's folder; text is an address.
         options: how to cut, pack and label.
         workers: processes.
         overwrite: build beside what stands at `out`, and put it in its place once complete.
@@ -72,7 +72,7 @@ def ingest(
     Raises:
         GlacierError: bad input (nothing is written), or `out` holds something else.
     """
-    out = out.resolve()
+    out = out.resolve() if isinstance(out, Path) else out
     record = source_record(source, scenes, options)
     note = {**record, "version": __version__}
     place = choose_place(out, record, note, overwrite)
@@ -109,7 +109,7 @@ def _task(writer: StoreWriter, plan: Plan, shard: int, options: Options) -> Shar
     return ShardTask(writer, shard, tiles, plan.class_map.index_of, bool(options.classes), options.nodata)
 
 
-def _writer(target: Folder, plan: Plan, record: dict[str, Any], options: Options) -> StoreWriter:
+def _writer(target: Storage, plan: Plan, record: dict[str, Any], options: Options) -> StoreWriter:
     meta = Meta(
         tile_size=options.tile_size,
         dtype=plan.bands[0].dtype,

@@ -23,8 +23,8 @@ from glacier.store.schema import Meta
 from glacier.store.shards import OPEN, Shards, tiles_per_known_shard
 from glacier.store.writer import PIXELS
 
-FAR = 8
-"""Times as many windows at a time, per core, where each has to be waited for from a server."""
+FAR = 16
+"""Windows at a time, per core, where each has to be waited for from a server."""
 
 DAMAGE = (ValueError, RuntimeError, OSError, SystemError, MemoryError, BaseError)
 """What damaged bytes make Zarr, NumPy and numcodecs raise, and unreachable ones obstore."""
@@ -51,8 +51,8 @@ class Store:
         Args:
             path: the store's folder; or an address (`s3://…`, `https://…`); or a store of
                 zarr-python's, which then reads it.
-            threads: how many windows are decoded at a time; 0 for one per core, or eight where they
-                come from an address.
+            threads: how many windows are decoded at a time; 0 for one per core, or 16 where they come
+                from an address.
             whole: hold it for an error, in a folder, that a shard is missing.
 
         Raises:

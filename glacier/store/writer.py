@@ -18,7 +18,8 @@ from crc32c import crc32c
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from glacier.store.folder import UNFINISHED, Folder
+from glacier.store.folder import UNFINISHED
+from glacier.store.objects import Storage
 from glacier.store.schema import ITEMSIZE, ArraySpec, Codec, Meta, array_specs, tiles_per_shard
 from glacier.store.shards import CHECKSUM, ENTRY, MISSING, index_bytes, parse_index
 
@@ -48,9 +49,9 @@ class Tile:
 
 
 class StoreWriter:
-    """A store under construction in a folder. Safe to hand to other processes."""
+    """A store under construction, in a folder or at an address. Safe to hand to other processes."""
 
-    def __init__(self, folder: Folder, meta: Meta, tiles: int, scenes: int) -> None:
+    def __init__(self, folder: Storage, meta: Meta, tiles: int, scenes: int) -> None:
         self.folder = folder
         self.meta = meta
         self.tiles = tiles
@@ -166,7 +167,7 @@ def _checksum(data: bytes) -> bytes:
     return crc32c(data).to_bytes(CHECKSUM, "little")
 
 
-def is_whole(folder: Folder, key: str, slots: int) -> bool:
+def is_whole(folder: Storage, key: str, slots: int) -> bool:
     """Whether a shard's file is there, its index intact and its last chunk where the index begins."""
     size, data = folder.tail(key, index_bytes(slots)) or (0, b"")
     try:

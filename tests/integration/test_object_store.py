@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -9,15 +11,16 @@ import pytest
 import zarr
 from click.testing import CliRunner
 from zarr.codecs import ZstdCodec
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, ObjectStore
 
+from glacier.addresses import open_address
 from glacier.cli import main
 from glacier.errors import GlacierError
 from glacier.pipeline.buffer import Buffer
 from glacier.pipeline.order import SAMPLE
 from glacier.store.reader import Store
 from glacier.store.shards import Shards
-from tests.helpers import make_store, write_raster
+from tests.helpers import make_store, write_raster, write_scene
 from tests.integration.server import serve_bucket
 
 SMALL = ("--set", "train.epochs=1", "--set", "data.patch=32", "--set", "train.samples_per_epoch=16",
@@ -261,3 +264,76 @@ def test_a_source_that_is_not_there_is_one_line(bucket, call):
 def put_junk(bucket):
     bucket.client.put_object(Bucket=bucket.name, Key="bad/a.tif", Body=b"junk")
     return bucket.address("bad")
+
+
+def test_a_store_is_written_to_a_bucket_as_to_a_folder(bucket, mountains, store, call):
+    out = bucket.address("out/my store.zarr")
+    command = ("ingest", mountains, "--out", out, "--tile-size", 64)
+    assert f"{out}: 36 tiles of 64 px" in call(*command, "--workers", 2).stderr
+    with Store(out) as written:
+        assert isinstance(written._image, Shards)
+        same(written, store)
+    assert "all is right" in call("verify", out).stderr
+    assert not bucket.keys("out/my store.zarr/unfinished")
+    before = bucket.keys("out")
+    assert "complete already, 36 tiles" in call(*command).stderr
+    assert "nothing can be swapped at an address" in one_line(call(*command, "--overwrite"))
+    assert "--overwrite" in one_line(call("ingest", mountains, "--out", out, "--tile-size", 32))
+    assert bucket.keys("out") == before
+
+
+def test_from_bucket_to_bucket(bucket, mountains, store, call):
+    source, out = bucket.put(mountains, "both/mountains"), bucket.address("both/m.zarr")
+    assert call("ingest", source, "--out", out, "--tile-size", 64, "--workers", 1).exit_code == 0
+    with Store(out) as written:
+        same(written, store)
+
+
+@pytest.mark.parametrize("out", ["https://localhost/x.zarr", "s4://x/y.zarr"])
+def test_what_cannot_be_written_to_is_one_line(call, mountains, out):
+    result = call("ingest", mountains, "--out", out, "--tile-size", 64)
+    assert "expected a" in one_line(result, result.exit_code)
+
+
+def test_killed_under_way_the_same_command_finishes_in_a_bucket(bucket, tmp_path):
+    source = tmp_path / "in"
+    for i in range(3):
+        write_scene(source / str(i), f"s{i}", seed=i, size=256)
+    whole = make_store(source, tmp_path / "whole.zarr", tile_size=32, classes="0=a,1=b")
+    out = bucket.address("killed.zarr")
+    command = [sys.executable, "-m", "glacier", "ingest", str(source), "--out", out,
+               "--tile-size", "32", "--classes", "0=a,1=b", "--workers", "1"]  # fmt: skip
+    for least in (1, 6):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        while sum(key.endswith(".npz") for key in bucket.keys("killed.zarr")) < least:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+        process.kill()
+        process.communicate()
+        with pytest.raises(GlacierError, match=r"incomplete.*same `glacier ingest`"):
+            Store(out)
+        with pytest.raises(FileNotFoundError):
+            zarr.open_group(ObjectStore(open_address(out), read_only=True), mode="r")
+    other = subprocess.run([*command, "--folds", "3"], capture_output=True, text=True, check=False)
+    assert "unfinished ingest of another source" in other.stderr
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "shards were written before" in done.stderr
+    with Store(out) as written:
+        same(written, whole)
+    assert not bucket.keys("killed.zarr/unfinished")
+
+
+def test_a_server_that_dies_while_a_store_is_written_is_one_line(mountains, store, tmp_path):
+    with serve_bucket(tmp_path / "log.txt") as mortal:
+        command = [sys.executable, "-m", "glacier", "ingest", str(mountains), "--out",
+                   mortal.address("x.zarr"), "--tile-size", "64", "--workers", "1"]  # fmt: skip
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while not any(key.endswith(".npz") for key in mortal.keys("x.zarr")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+        mortal.stop()
+        said = process.communicate(timeout=60)[1].strip().splitlines()
+    assert process.returncode == 1
+    assert said[-1].startswith("error: s3://glaciers/x.zarr: cannot be reached")
