@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from glacier.errors import GlacierError
+from glacier.errors import GlacierError, UsageError
 from glacier.version import __version__
 
 if TYPE_CHECKING:
@@ -105,29 +105,43 @@ def synth(out: Path, layout: str, seed: int, count: int, size: int) -> None:
 @click.option(
     "--overwrite", is_flag=True, help="Replace another store at OUT once the new one is complete."
 )
+@click.option("--append", "addition", type=PLACE, help="Add to this store, which says how to cut and pack.")
 def ingest(
     source: Path | str, out: Path | str | None, layout: str, labels: Path | str | None, workers: int | None,
-    overwrite: bool, bands: str, **options: Any,
+    overwrite: bool, addition: Path | str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Build a tile store from the scenes in SOURCE."""
     from glacier import console
+    from glacier.ingest.append import append
+    from glacier.ingest.fit import selection_for
     from glacier.ingest.plan import Options
     from glacier.ingest.write import ingest as write_store
     from glacier.machine import cores
     from glacier.scenes.bands import parse_selection
     from glacier.scenes.bucket import located
     from glacier.scenes.layouts import find_scenes
+    from glacier.store.reader import Store
 
-    settings = Options(bands=bands, **options)
+    if addition and (out or overwrite):
+        raise UsageError("--append adds to a store that stands; leave out --out and --overwrite")
+    settings = Options(**options)
     source, labels = located(source), located(labels) if labels else None
     name = source.resolve().stem if source.is_file() else source.resolve().name
-    target = out or Path(f"{name}.zarr")
-    scenes = find_scenes(source, layout=layout, labels=labels, bands=parse_selection(bands))  # type: ignore[arg-type]
+    target = addition or out or Path(f"{name}.zarr")
+    bands = parse_selection(settings.bands)
+    if addition and not bands:
+        with Store(addition) as store:
+            bands = selection_for(store)
+    scenes = find_scenes(source, layout=layout, labels=labels, bands=bands)  # type: ignore[arg-type]
     console.note(_found(scenes))
-    report = write_store(
-        source, scenes, target, settings,
-        workers=workers or cores(), overwrite=overwrite, track=console.bar,
-    )  # fmt: skip
+    if addition:
+        given = {name: value for name, value in options.items() if _was_given(name)}
+        report = append(source, scenes, addition, given, workers=workers or cores(), track=console.bar)
+    else:
+        report = write_store(
+            source, scenes, target, settings,
+            workers=workers or cores(), overwrite=overwrite, track=console.bar,
+        )  # fmt: skip
     if not report.fresh:
         console.note(f"{target}: complete already, {report.tiles} tiles; nothing to do")
         return
@@ -137,7 +151,12 @@ def ingest(
         console.warn(f"{len(report.empty_scenes)} scenes without data were skipped")
     left = f", {report.empty_tiles} without data left out" if report.empty_tiles else ""
     again = f"; {report.resumed} shards were written before" if report.resumed else ""
-    console.note(f"{target}: {report.tiles} tiles of {settings.tile_size} px{left}{again}")
+    console.note(f"{target}: {report.tiles} tiles of {report.tile_size} px{left}{again}")
+
+
+def _was_given(name: str) -> bool:
+    """Whether an option stands on the command line."""
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def _found(scenes: "list[Scene]") -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from glacier.scenes.scene import Scene, Window
@@ -17,6 +18,42 @@ def assign_folds(tiles: Sequence[tuple[Scene, Window]], folds: int) -> NDArray[n
     fold = np.zeros(len(tiles), np.int8)
     _bisect(_centres(tiles), np.arange(len(tiles)), range(folds), fold)
     return fold
+
+
+def extend_folds(
+    old: NDArray[np.object_],
+    fold: NDArray[np.int8],
+    new: NDArray[np.object_],
+    tiles: Sequence[tuple[Scene, Window]],
+    folds: int,
+) -> NDArray[np.int8]:
+    """A fold per new tile (new,): that of the nearest old tile it touches or overlaps.
+
+    Those that touch none are shared out among themselves, the largest block to the fold with the
+    fewest tiles.
+
+    Args:
+        old: the ground of the tiles that have a fold, as `squares` makes it.
+        fold: theirs (old,).
+        new: the ground of the tiles that have none.
+        tiles: the same tiles (new,).
+        folds: how many folds there are.
+    """
+    mine, theirs = shapely.STRtree(old).query(new, predicate="intersects")
+    away = shapely.distance(shapely.centroid(new[mine]), shapely.centroid(old[theirs]))
+    order = np.lexsort((theirs, away, mine))
+    touching, first = np.unique(mine[order], return_index=True)
+    result = np.zeros(len(new), np.int8)
+    result[touching] = fold[theirs[order][first]]
+    alone = np.setdiff1d(np.arange(len(new)), touching)
+    block = assign_folds([tiles[i] for i in alone], folds)
+    held = np.bincount(np.concatenate((fold, result[touching])), minlength=folds)
+    taken_by = np.empty(folds, np.int8)
+    taken_by[np.argsort(-np.bincount(block, minlength=folds), kind="stable")] = np.argsort(
+        held, kind="stable"
+    )
+    result[alone] = taken_by[block]
+    return result
 
 
 def _bisect(
@@ -37,7 +74,7 @@ def _bisect(
 
 def _centres(tiles: Sequence[tuple[Scene, Window]]) -> NDArray[np.float64]:
     """Centre of each tile (tile, 2): in the one CRS, else in degrees, eastings shrunk to scale."""
-    places = np.array([_centre(scene, window) for scene, window in tiles], np.float64)
+    places = np.array([_centre(scene, window) for scene, window in tiles], np.float64).reshape(-1, 2)
     crs = np.array([scene.grid.crs for scene, _ in tiles], object)
     named = sorted({c for c in crs if c})
     for name in named if len(named) > 1 else []:

@@ -8,9 +8,12 @@ from typing import Any, Literal
 
 from glacier.errors import GlacierError
 from glacier.store.folder import PARTIAL, Folder
-from glacier.store.objects import Objects, Storage
+from glacier.store.objects import Storage, storage
 from glacier.store.reader import Store
 from glacier.store.writer import NOTE, ROOT
+
+ADDED = "appended"
+"""Where a store's `source` lists what was added later."""
 
 State = Literal["absent", "store", "unfinished", "foreign"]
 
@@ -22,10 +25,15 @@ class Place:
     out: Path | str
     build: Storage
 
-    def begin(self, note: dict[str, Any]) -> None:
-        """Make the building place ready: as an unfinished ingest with this note left it, or empty."""
+    def begin(self, note: dict[str, Any], below: str = "") -> None:
+        """Make the building place ready: as an unfinished ingest with this note left it, or cleared.
+
+        Args:
+            note: what the ingest says of itself.
+            below: the folder in it that is cleared.
+        """
         if read_note(self.build) != note:
-            self.build.delete()
+            self.build.delete(below)
             self.build.put(NOTE, json.dumps(note).encode())
 
     def finish(self) -> None:
@@ -51,12 +59,9 @@ def choose_place(
     Raises:
         GlacierError: something stands there that may not be replaced.
     """
-    build: Storage
     if isinstance(out, Path):
         _recover(out)
-        build = Folder(out)
-    else:
-        build = Objects(out)
+    build = storage(out)
     match state(build):
         case "store" if overwrite and isinstance(out, str):
             raise GlacierError(
@@ -65,7 +70,7 @@ def choose_place(
             )
         case "store" if overwrite and isinstance(out, Path):
             return Place(out, Folder(out.with_name(f".{out.name}.new")))
-        case "store" if Store(out).meta.source == record:
+        case "store" if first_source(Store(out)) == record:
             return None
         case "store":
             raise GlacierError(
@@ -80,6 +85,11 @@ def choose_place(
         case "foreign":
             raise GlacierError(f"{out}: exists and is not a glacier store; choose another --out")
     return Place(out, build)
+
+
+def first_source(store: Store) -> dict[str, Any]:
+    """What a store says it was made from, without what was added later."""
+    return {key: value for key, value in store.meta.source.items() if key != ADDED}
 
 
 def state(folder: Storage) -> State:

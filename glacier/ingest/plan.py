@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,13 @@ class Plan:
         """The scenes' CRSs, each once."""
         return tuple(dict.fromkeys(s.grid.crs for s in self.scenes if s.grid.crs))
 
-    def small_arrays(self) -> dict[str, NDArray[Any]]:
-        """The store's arrays that are known before any pixel is packed."""
+    @property
+    def placed(self) -> list[tuple[Scene, Window]]:
+        """Each tile's scene and window."""
+        return [(self.scenes[scene], window) for scene, window in self.tiles]
+
+    def small_arrays(self, crs_names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """The store's arrays that are known before any pixel is packed, CRSs as indexes into these."""
         corners = [
             self.scenes[scene].grid.transform @ Affine.translation(window.column, window.row)
             for scene, window in self.tiles
@@ -84,7 +89,7 @@ class Plan:
             "transform": np.array([tuple(corner)[:6] for corner in corners], np.float64),
             "fold": self.fold,
             "scene_name": _fixed_width([scene.name for scene in self.scenes]),
-            "scene_crs": np.array([self.crs.index(c) if c else -1 for c in crs], np.int32),
+            "scene_crs": np.array([crs_names.index(c) if c else -1 for c in crs], np.int32),
         }
 
 
@@ -101,6 +106,18 @@ def make_plan(scenes: Sequence[Scene], surveys: Sequence[Survey], options: Optio
         GlacierError: no scene holds data, a name is too long, or a label value has no class.
         UsageError: nothing says what the label values mean.
     """
+    held = with_data(scenes, surveys)
+    class_map = map_classes(held, options.classes)
+    plan = cut(held, pack_bands(columns(scenes), merged_ranges(held), options.dtype), class_map)
+    return replace(plan, fold=assign_folds(plan.placed, options.folds))
+
+
+def with_data(scenes: Sequence[Scene], surveys: Sequence[Survey]) -> list[tuple[Scene, Survey]]:
+    """The scenes that hold data, and what was found in them.
+
+    Raises:
+        GlacierError: there is none, or the name of one is too long.
+    """
     held = [(scene, found) for scene, found in zip(scenes, surveys, strict=True) if found.tiles]
     if not held:
         raise GlacierError(f"no data: all pixels of all {len(scenes)} scenes are no data")
@@ -109,18 +126,24 @@ def make_plan(scenes: Sequence[Scene], surveys: Sequence[Survey], options: Optio
             f"scene {long[0]}: its name has {len(long[0].encode())} bytes as UTF-8, expected at most "
             f"{NAME_BYTES}; rename its files"
         )
-    class_map = _class_map(held, options.classes)
+    return held
+
+
+def cut(held: Sequence[tuple[Scene, Survey]], bands: Sequence[Band], class_map: ClassMap) -> Plan:
+    """The plan for scenes with data; every tile in fold 0 as yet."""
     tiles = tuple((i, window) for i, (_, found) in enumerate(held) for window in found.tiles)
-    kept = tuple(scene for scene, _ in held)
-    ranges = [_merged([found.ranges[b] for _, found in held]) for b in range(len(kept[0].bands))]
-    bands = pack_bands(columns(scenes), ranges, options.dtype)
-    fold = assign_folds([(kept[scene], window) for scene, window in tiles], options.folds)
-    return Plan(kept, tiles, fold, tuple(bands), class_map)
+    scenes = tuple(scene for scene, _ in held)
+    return Plan(scenes, tiles, np.zeros(len(tiles), np.int8), tuple(bands), class_map)
 
 
 def columns(scenes: Sequence[Scene]) -> list[list[Any]]:
     """Per band, that band in every scene."""
     return [list(column) for column in zip(*(scene.bands for scene in scenes), strict=True)]
+
+
+def merged_ranges(held: Sequence[tuple[Scene, Survey]]) -> list[Range]:
+    """Per band, what was found in all scenes."""
+    return [_merged(column) for column in zip(*(found.ranges for _, found in held), strict=True)]
 
 
 def _merged(ranges: Sequence[Range]) -> Range:
@@ -130,7 +153,7 @@ def _merged(ranges: Sequence[Range]) -> Range:
     return total
 
 
-def _class_map(held: Sequence[tuple[Scene, Survey]], text: str) -> ClassMap:
+def map_classes(held: Sequence[tuple[Scene, Survey]], text: str) -> ClassMap:
     """The classes asked for, or recognised; every value that occurs must have one."""
     rasters = [found for scene, found in held if isinstance(scene.label, RasterLabel)]
     values = {value for found in rasters for value in found.label_values}

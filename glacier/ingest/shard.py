@@ -26,6 +26,8 @@ class ShardTask:
     asked_for: bool
     """`index_of` is the user's: a label's no-data value that stands in it is a class."""
     rule: Nodata
+    unfit: str
+    """What is said of values that the packing cannot hold: how that came to be, what to do."""
 
     def meaning(self, scene: Scene) -> dict[int, int]:
         """`index_of` as it holds for one scene."""
@@ -39,7 +41,7 @@ def write_shard(task: ShardTask) -> None:
     """Read, pack and write one shard.
 
     Raises:
-        GlacierError: a file that cannot be read, or one that changed since the survey.
+        GlacierError: a file that cannot be read, or values that the packing cannot hold.
     """
     task.writer.write_shard(task.shard, _tiles(task))
 
@@ -49,21 +51,21 @@ def _tiles(task: ShardTask) -> Iterator[Tile]:
     meta = task.writer.meta
     image = np.empty((meta.tile_size, meta.tile_size, len(meta.bands)), meta.dtype)
     label = np.empty((meta.tile_size, meta.tile_size), np.uint8)
-    clipped = 0
     for reader, window in _opened(task.tiles):
         meaning = task.meaning(reader.scene)
-        clipped += read_tile(reader, window, meta.bands, meaning, task.rule, image, label)
+        clipped = read_tile(reader, window, meta.bands, meaning, task.rule, image, label)
+        if clipped.any():
+            worst = int(clipped.argmax())
+            raise GlacierError(
+                f"scene {reader.scene.name}: {clipped[worst]} values of band {meta.bands[worst].name} "
+                f"{task.unfit}"
+            )
         small: dict[str, NDArray[Any]] = {
             "histogram": block_histogram(label, len(meta.classes)),
             "moments": moments(image, meta.bands),
             "sample": pixel_sample(image, meta.bands),
         }
         yield Tile(image, label, small)
-    if clipped:
-        raise GlacierError(
-            f"{clipped} pixels changed since the survey; leave the source alone while it is ingested, "
-            "and give the command again with --overwrite"
-        )
 
 
 def _opened(tiles: Sequence[tuple[Scene, Window]]) -> Iterator[tuple[SceneReader, Window]]:

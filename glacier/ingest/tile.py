@@ -27,7 +27,7 @@ def read_tile(
     rule: Nodata,
     image: Raw,
     label: NDArray[np.uint8],
-) -> int:
+) -> NDArray[np.int64]:
     """Read a window of a scene into a tile, padded at the scene's edge with no data.
 
     Args:
@@ -40,14 +40,14 @@ def read_tile(
         label: class indices (S, S), written.
 
     Returns:
-        How many values were outside a band's packing and clipped, or took its no-data code.
+        By band (B,), how many values were outside its packing and clipped, or took its no-data code.
     """
     height, width = window.height, window.width
     inside = image[:height, :width]
     sources = reader.scene.bands
     direct = [_is_direct(source, band) for source, band in zip(sources, bands, strict=True)]
     masks: dict[int, NDArray[np.bool_] | None] = {}
-    clipped = 0
+    clipped = np.zeros(len(bands), np.int64)
     for run in reader.runs():
         if all(direct[i] for i in run):
             out = inside[..., run.start : run.stop]
@@ -55,7 +55,7 @@ def read_tile(
             reader.read_into(window, run, out.view(np.uint16) if unsigned else out)
         else:
             for i, values, masks[i] in reader.bands(window, run):
-                clipped += bands[i].pack(values, masks[i], inside[..., i])
+                clipped[i] = bands[i].pack(values, masks[i], inside[..., i])
     _shift(image, [i not in masks and sources[i].dtype == "uint16" for i in range(len(bands))])
     codes = np.array([band.nodata for band in bands], image.dtype)
     image[height:] = codes
@@ -69,7 +69,7 @@ def read_tile(
 
     for i in range(len(bands)):
         if i not in masks and sources[i].nodata is None:
-            clipped += int(np.count_nonzero(inside[..., i] == codes[i]))
+            clipped[i] = np.count_nonzero(inside[..., i] == codes[i])
     held = has_data(map(mask, optical(sources)), (height, width), rule)
     try:
         classes = _classes(*reader.label(window), index_of)

@@ -1,32 +1,30 @@
 """Scenes -> store: survey, plan, write shard by shard, commit."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from glacier.console import Track, silence
 from glacier.errors import GlacierError
+from glacier.ingest.commit import commit
 from glacier.ingest.pack import needs
 from glacier.ingest.place import choose_place
 from glacier.ingest.plan import Options, Plan, columns, make_plan, source_record
 from glacier.ingest.shard import ShardTask, write_shard
-from glacier.ingest.survey import survey
+from glacier.ingest.survey import Need, Survey, survey
 from glacier.ingest.work import executor, spread
 from glacier.scenes.read import unlabelled
 from glacier.scenes.scene import Scene
-from glacier.store.objects import Storage
 from glacier.store.reader import Store
 from glacier.store.schema import Meta
-from glacier.store.statistics import pool as pool_statistics
 from glacier.store.writer import StoreWriter
 from glacier.version import __version__
 
-PERCENTILE_TILES = 8192
-"""Tiles, evenly spread, whose sampled pixels enter the percentiles."""
+CHANGED = (
+    "changed since the survey; leave the source alone while it is ingested, and give the command again "
+    "with --overwrite"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +34,8 @@ class Report:
     store: Path | str
     tiles: int
     """Tiles in the store."""
+    tile_size: int
+    """px"""
     empty_tiles: int
     """Tiles left out, being without data."""
     empty_scenes: tuple[str, ...]
@@ -77,63 +77,86 @@ def ingest(
     note = {**record, "version": __version__}
     place = choose_place(out, record, note, overwrite)
     if place is None:
-        return Report(out, len(Store(out)), 0, (), 0, fresh=False)
-    if bare := [scene for scene in scenes if scene.label is None]:
-        raise GlacierError(unlabelled(bare[0]))
+        return nothing_to_do(out)
     with executor(workers) as pool:
-        wanted = needs(columns(scenes), options.dtype)
-        with track("survey", len(scenes)) as done:
-            tasks = [(scene, options.tile_size, options.nodata, wanted) for scene in scenes]
-            surveys = spread(pool, survey, tasks, done)
+        surveys = survey_all(pool, scenes, options, needs(columns(scenes), options.dtype), track)
         plan = make_plan(scenes, surveys, options)
         place.begin(note)
-        writer = _writer(place.build, plan, record, options)
-        finished = writer.finished()
-        todo = [shard for shard in writer.shards if shard not in finished]
-        with track("write", len(todo)) as done:
-            spread(pool, write_shard, [(_task(writer, plan, i, options),) for i in todo], done)
-    _commit(writer, plan)
+        meta = Meta(
+            tile_size=options.tile_size,
+            dtype=plan.bands[0].dtype,
+            bands=plan.bands,
+            classes=plan.class_map.classes,
+            crs=plan.crs,
+            folds=options.folds,
+            codec=options.codec,
+            created_by=f"glacier {__version__}",
+            source=record,
+        )
+        writer = StoreWriter(place.build, meta, len(plan.tiles), len(plan.scenes))
+        resumed = write_all(pool, writer, plan, options, CHANGED, track)
+    commit(writer, plan.small_arrays(plan.crs))
     place.finish()
-    return Report(
-        out,
-        len(plan.tiles),
-        sum(found.empty for found in surveys),
-        tuple(s.name for s, found in zip(scenes, surveys, strict=True) if not found.tiles),
-        len(finished),
-        fresh=True,
-    )
+    return report(out, writer, scenes, surveys, resumed)
 
 
-def _task(writer: StoreWriter, plan: Plan, shard: int, options: Options) -> ShardTask:
-    tiles = tuple((plan.scenes[plan.tiles[t][0]], plan.tiles[t][1]) for t in writer.shards[shard])
-    return ShardTask(writer, shard, tiles, plan.class_map.index_of, bool(options.classes), options.nodata)
+def survey_all(
+    pool: Executor, scenes: Sequence[Scene], options: Options, wanted: Sequence[Need], track: Track
+) -> list[Survey]:
+    """Look through every scene.
+
+    Raises:
+        GlacierError: one without labels, or one that cannot be read.
+    """
+    if bare := [scene for scene in scenes if scene.label is None]:
+        raise GlacierError(unlabelled(bare[0]))
+    with track("survey", len(scenes)) as done:
+        tasks = [(scene, options.tile_size, options.nodata, wanted) for scene in scenes]
+        return spread(pool, survey, tasks, done)
 
 
-def _writer(target: Storage, plan: Plan, record: dict[str, Any], options: Options) -> StoreWriter:
-    meta = Meta(
-        tile_size=options.tile_size,
-        dtype=plan.bands[0].dtype,
-        bands=plan.bands,
-        classes=plan.class_map.classes,
-        crs=plan.crs,
-        folds=options.folds,
-        codec=options.codec,
-        created_by=f"glacier {__version__}",
-        source=record,
-    )
-    return StoreWriter(target, meta, len(plan.tiles), len(plan.scenes))
+def write_all(
+    pool: Executor, writer: StoreWriter, plan: Plan, options: Options, unfit: str, track: Track
+) -> int:
+    """Write every shard that is not written yet; how many were.
+
+    Args:
+        pool: does the work.
+        writer: of the store.
+        plan: the tiles from the writer's first on.
+        options: how to label.
+        unfit: what is said of values that the packing cannot hold.
+        track: shows progress.
+    """
+    finished, tiles = writer.finished(), plan.placed
+    tasks = [
+        ShardTask(
+            writer,
+            shard,
+            tuple(tiles[t - writer.first] for t in numbers),
+            plan.class_map.index_of,
+            bool(options.classes),
+            options.nodata,
+            unfit,
+        )
+        for shard, numbers in writer.shards.items()
+        if shard not in finished
+    ]
+    with track("write", len(tasks)) as done:
+        spread(pool, write_shard, [(task,) for task in tasks], done)
+    return len(finished)
 
 
-def _commit(writer: StoreWriter, plan: Plan) -> None:
-    """Gather what the shards left, and make it a store."""
-    every = -(-len(plan.tiles) // PERCENTILE_TILES)
-    kept: dict[str, list[NDArray[Any]]] = {"histogram": [], "moments": [], "sample": []}
-    for tiles, small in zip(writer.shards.values(), writer.kept(), strict=True):
-        small["sample"] = small["sample"][-tiles.start % every :: every]
-        for name, values in small.items():
-            kept[name].append(values)
-    whole = {name: np.concatenate(parts) for name, parts in kept.items()}
-    sample = np.moveaxis(whole.pop("sample"), 1, 0).reshape(len(plan.bands), -1)
-    statistics = pool_statistics(whole["moments"], sample)
-    bands = [replace(b, statistics=s) for b, s in zip(plan.bands, statistics, strict=True)]
-    writer.commit(replace(writer.meta, bands=tuple(bands)), {**plan.small_arrays(), **whole})
+def nothing_to_do(out: Path | str) -> Report:
+    """The report where all is done already."""
+    with Store(out) as store:
+        return Report(out, len(store), store.meta.tile_size, 0, (), 0, fresh=False)
+
+
+def report(
+    out: Path | str, writer: StoreWriter, scenes: Sequence[Scene], surveys: Sequence[Survey], resumed: int
+) -> Report:
+    """The report of an ingest that has ended well."""
+    empty = tuple(s.name for s, found in zip(scenes, surveys, strict=True) if not found.tiles)
+    left_out = sum(found.empty for found in surveys)
+    return Report(out, writer.tiles, writer.meta.tile_size, left_out, empty, resumed, fresh=True)

@@ -154,17 +154,26 @@ class SceneReader:
     def _read(
         self, path: Path, numbers: list[int], window: Window, out: NDArray[np.generic] | None = None
     ) -> NDArray[np.generic]:
-        """Values (band, h, w) of bands of a file, in `out` where it is given."""
+        """Values (band, h, w) of bands of a file, in `out` where it is given.
+
+        Where pixels lie as far apart in a mapped file as in memory, GDAL 3.10 copies whole rows,
+        whichever bands are asked for, over what lies between them. So only all bands of a scene in
+        their file's order, and those of files of one band, are read in place.
+        """
         here = rasterio.windows.Window(window.column, window.row, window.width, window.height)
         try:
             if path not in self._files:
                 self._files[path], self._read_bytes[path] = _open(path), 0
-            pixels: NDArray[np.generic] = self._files[path].read(numbers, window=here, out=out)
+            file, whole = self._files[path], range(numbers[0], numbers[0] + len(self.scene.bands))
+            in_place = file.count == 1 or numbers == list(whole)
+            pixels: NDArray[np.generic] = file.read(numbers, window=here, out=out if in_place else None)
         except RasterioError as error:
             raise GlacierError(
                 f"{path}: unreadable at row {window.row}, column {window.column} ({error}); "
                 "is the file complete?"
             ) from error
+        if out is not None and not in_place:
+            out[...] = pixels
         self._read_bytes[path] += pixels.nbytes
         if self._read_bytes[path] > MAPPED and self._files[path].compression is None:
             self._close(path)

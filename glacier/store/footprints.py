@@ -1,5 +1,8 @@
 """Where tiles lie on the ground, and which of them touch."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -13,28 +16,38 @@ def touching(store: Store, tiles: NDArray[np.int64]) -> NDArray[np.bool_]:
 
     Squares count half a pixel larger than they are, so that neighbours touch whatever the rounding.
     """
-    squares = footprints(store)
+    ground = footprints(store)
     found = np.zeros(len(store), bool)
-    tree = shapely.STRtree(squares)
-    found[tree.query(squares[tiles], predicate="intersects")[1]] = True
+    tree = shapely.STRtree(ground)
+    found[tree.query(ground[tiles], predicate="intersects")[1]] = True
     return found
 
 
 def footprints(store: Store) -> NDArray[np.object_]:
+    """The ground of each tile of a store as a polygon (tile,), as `squares` makes them."""
+    arrays = {name: store.array(name) for name in ("transform", "scene", "scene_crs")}
+    return squares(store.meta.tile_size, store.meta.crs, arrays)
+
+
+def squares(size: int, crs_names: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.object_]:
     """The ground of each tile as a polygon (tile,), grown by half a pixel.
 
-    In the store's CRS if there is one, in degrees if there are several. Scenes without a CRS lie
-    apart from each other and from everything else.
+    In the CRS if there is one, in degrees if there are several. Scenes without a CRS lie apart from
+    each other and from everything else.
+
+    Args:
+        size: side of a tile, px.
+        crs_names: well-known texts.
+        arrays: a store's `transform`, `scene` and `scene_crs`.
     """
-    size = store.meta.tile_size
     low, high = -0.5, size + 0.5
     corners = np.array([(low, low), (high, low), (high, high), (low, high)])
-    a, b, c, d, e, f = store.array("transform").T[..., None]
+    a, b, c, d, e, f = arrays["transform"].T[..., None]
     columns, rows = corners.T
     points = np.stack((a * columns + b * rows + c, d * columns + e * rows + f), axis=-1)
-    scene = store.array("scene")
-    crs = store.array("scene_crs")[scene]
-    for index, name in enumerate(store.meta.crs if len(store.meta.crs) > 1 else ()):
+    scene = arrays["scene"]
+    crs = arrays["scene_crs"][scene]
+    for index, name in enumerate(crs_names if len(crs_names) > 1 else ()):
         here = crs == index
         points[here] = degrees(name, points[here].reshape(-1, 2)).reshape(-1, 4, 2)
     points[crs < 0, :, 0] += 1e9 * (1 + scene[crs < 0, None])

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 import obstore
 from obstore.exceptions import BaseError
 
-from glacier.addresses import open_address, said
+from glacier.addresses import is_address, open_address, said
 from glacier.errors import UnreachableError, UsageError
 from glacier.store.folder import Folder
 
@@ -124,3 +125,8 @@ class Objects:
 
 Storage = Folder | Objects
 """Where a store is written."""
+
+
+def storage(out: Path | str) -> Storage:
+    """A place to write to: a folder, or an address where `out` is text with `://` in it."""
+    return Objects(str(out)) if is_address(out) else Folder(Path(out))

@@ -18,6 +18,7 @@ from crc32c import crc32c
 from numcodecs import blosc
 from numpy.typing import NDArray
 
+from glacier.errors import GlacierError
 from glacier.store.folder import UNFINISHED
 from glacier.store.objects import Storage
 from glacier.store.schema import ITEMSIZE, ArraySpec, Codec, Meta, array_specs, tiles_per_shard
@@ -49,20 +50,39 @@ class Tile:
 
 
 class StoreWriter:
-    """A store under construction, in a folder or at an address. Safe to hand to other processes."""
+    """A store under construction, in a folder or at an address, or one to which tiles are added.
 
-    def __init__(self, folder: Storage, meta: Meta, tiles: int, scenes: int) -> None:
+    Safe to hand to other processes.
+    """
+
+    def __init__(
+        self, folder: Storage, meta: Meta, tiles: int, scenes: int, *, first: int = 0, per_shard: int = 0
+    ) -> None:
+        """Write nothing yet.
+
+        Args:
+            folder: where it stands.
+            meta: what it will say of itself.
+            tiles: how many it will hold.
+            scenes: likewise.
+            first: how many of the tiles it holds already.
+            per_shard: tiles in a shard; 0 for as many as suit the number of tiles.
+        """
         self.folder = folder
         self.meta = meta
         self.tiles = tiles
-        self.per_shard = tiles_per_shard(tiles, meta.tile_size, len(meta.bands), ITEMSIZE[meta.dtype])
+        self.first = first
+        self.per_shard = per_shard or tiles_per_shard(
+            tiles, meta.tile_size, len(meta.bands), ITEMSIZE[meta.dtype]
+        )
         self.specs = array_specs(meta, tiles, scenes, self.per_shard)
 
     @property
     def shards(self) -> dict[int, range]:
         """The tiles that each shard, by its number, is to take."""
         step = self.per_shard
-        return {i // step: range(i, min(i + step, self.tiles)) for i in range(0, self.tiles, step)}
+        numbers = range(self.first // step, -(-self.tiles // step))
+        return {n: range(max(n * step, self.first), min((n + 1) * step, self.tiles)) for n in numbers}
 
     def finished(self) -> set[int]:
         """Shards already written; those whose files are not all there, and whole, count as not."""
@@ -70,25 +90,27 @@ class StoreWriter:
         whole = {key for key in kept if is_zipfile(io.BytesIO(self.folder.get(key) or b""))}
         return {
             shard
-            for shard in self.shards
+            for shard, tiles in self.shards.items()
             if _kept(shard) in whole
-            and all(is_whole(self.folder, self._key(name, shard), self.per_shard) for name in PIXELS)
+            and all(
+                is_whole(self.folder, self._key(name, shard), self.per_shard, tiles.stop % self.per_shard)
+                for name in PIXELS
+            )
         }
 
     def write_shard(self, shard: int, tiles: Iterable[Tile]) -> None:
         """Write one shard, tile by tile, and keep what is small of each for the commit.
 
-        Files are put in place when whole; an error leaves none.
+        Files are put in place when whole; an error leaves none. A shard that holds tiles already keeps
+        them where they are, so that who has read its index may go on.
+
+        Raises:
+            GlacierError: the shard that holds tiles already is missing or damaged.
         """
         small = []
         with ExitStack() as stack:
             image, label = (
-                ShardFile(
-                    stack.enter_context(self.folder.writing(self._key(name, shard))),
-                    self.specs[name].dtype,
-                    self.per_shard,
-                    self.meta.codec,
-                )
+                self._begin(name, shard, stack.enter_context(self.folder.writing(self._key(name, shard))))
                 for name in PIXELS
             )
             for tile in tiles:
@@ -99,6 +121,19 @@ class StoreWriter:
             label.finish()
         with self.folder.writing(_kept(shard)) as file:
             np.savez(file, allow_pickle=False, **{k: np.stack([s[k] for s in small]) for k in small[0]})
+
+    def _begin(self, name: str, shard: int, file: BinaryIO) -> "ShardFile":
+        """A shard's new file, with the tiles in it that the shard holds already."""
+        begun = ShardFile(file, self.specs[name].dtype, self.per_shard, self.meta.codec)
+        key, held = self._key(name, shard), self.shards[shard].start % self.per_shard
+        if held:
+            try:
+                begun.begin_with(self.folder.get(key) or b"", held)
+            except ValueError as error:
+                raise GlacierError(
+                    f"{self.folder}: {key} cannot be added to ({error}); make the store again"
+                ) from error
+        return begun
 
     def _key(self, name: str, number: int) -> str:
         """The file of an array's shard or chunk, counted along the first axis; the others have one."""
@@ -111,21 +146,29 @@ class StoreWriter:
                 yield dict(file)
 
     def commit(self, meta: Meta, arrays: dict[str, NDArray[Any]]) -> None:
-        """Write the small arrays, then put the root in place: from here on it is a store."""
+        """Write the small arrays, then put the root in place: from here on it is a store.
+
+        Chunks that the store holds already are written again as supersets, valid under either root.
+        """
         for name, values in arrays.items():
             self._write_small(self.specs[name], values)
-        documents = {name: _document(spec, meta.codec) for name, spec in self.specs.items()}
+        documents = self.documents()
         for name, document in documents.items():
             self.folder.put(f"{name}/{ROOT}", json.dumps(document, indent=2).encode())
         self.folder.put(ROOT, _root_document(documents, meta).encode())
         self.folder.delete(UNFINISHED)
 
+    def documents(self) -> dict[str, dict[str, Any]]:
+        """Each array's `zarr.json`."""
+        return {name: _document(spec, self.meta.codec) for name, spec in self.specs.items()}
+
     def _write_small(self, spec: ArraySpec, values: NDArray[Any]) -> None:
         """Write an array chunk by chunk, the last one padded with zeros; all-zero ones like any other."""
         assert values.shape == spec.shape, f"{spec.name} is {values.shape}, expected {spec.shape}"
         rows = spec.chunk[0]
-        for number, start in enumerate(range(0, len(values), rows)):
-            part = values[start : start + rows]
+        first = self.first // rows if spec.dims[0] == "tile" else 0
+        for number in range(first, -(-len(values) // rows)):
+            part = values[number * rows : (number + 1) * rows]
             chunk = np.zeros(spec.chunk, spec.dtype)
             chunk[: len(part)] = part
             self.folder.put(
@@ -140,6 +183,20 @@ class ShardFile:
         self._file, self._dtype, self._codec = file, dtype, codec
         self._index = np.full((slots, ENTRY // 8), MISSING, "<u8")
         self._chunks = self._end = 0
+
+    def begin_with(self, shard: bytes, chunks: int) -> None:
+        """Take over the first chunks of another shard, byte for byte and at the same places.
+
+        Raises:
+            ValueError: its index is damaged, or some of them are missing.
+        """
+        start = max(0, len(shard) - self._index.nbytes - CHECKSUM)
+        index = parse_index(shard[start:], len(self._index))[:chunks]
+        if (index > start).any() or (index.sum(axis=1) > start).any():
+            raise ValueError("a chunk of it is missing")
+        self._end = int(index.sum(axis=1).max())
+        self._file.write(shard[: self._end])
+        self._index[:chunks], self._chunks = index, chunks
 
     def append(self, chunk: NDArray[Any]) -> None:
         """Write the next chunk."""
@@ -167,14 +224,18 @@ def _checksum(data: bytes) -> bytes:
     return crc32c(data).to_bytes(CHECKSUM, "little")
 
 
-def is_whole(folder: Storage, key: str, slots: int) -> bool:
-    """Whether a shard's file is there, its index intact and its last chunk where the index begins."""
+def is_whole(folder: Storage, key: str, slots: int, chunks: int) -> bool:
+    """Whether a shard's file is there, with so many chunks of its slots (0: all) and none cut short.
+
+    Its index is intact then, and the last chunk ends where the index begins.
+    """
     size, data = folder.tail(key, index_bytes(slots)) or (0, b"")
     try:
         index = parse_index(data, slots)
     except ValueError:
         return False
-    return int(index[index[:, 0] != MISSING].sum(axis=1).max(initial=0)) == size - len(data)
+    held = index[index[:, 0] != MISSING]
+    return len(held) == (chunks or slots) and int(held.sum(axis=1).max()) == size - len(data)
 
 
 def _kept(shard: int) -> str:

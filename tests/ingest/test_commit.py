@@ -237,7 +237,7 @@ def interrupted(monkeypatch, name, call):
             call()
 
 
-@pytest.mark.parametrize("at", ["write_shard", "_commit", "StoreWriter.finished"])
+@pytest.mark.parametrize("at", ["write_shard", "commit", "StoreWriter.finished"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_ingest_cut_off_anywhere_makes_way_for_another(source, tmp_path, monkeypatch, at, overwrite):
     """What the first left behind never mixes into what the second writes."""
@@ -270,7 +270,7 @@ def test_a_swap_cut_off_is_mended(source, tmp_path):
 
 def test_a_wrong_class_map_does_not_cost_what_is_there(source, tmp_path, monkeypatch):
     out = tmp_path / "s.zarr"
-    interrupted(monkeypatch, "_commit", lambda: run(source, out))
+    interrupted(monkeypatch, "commit", lambda: run(source, out))
     wrong = Options(tile_size=32, classes="0=a,3=b", folds=2)
     with pytest.raises(GlacierError, match="label value 1 has no class"):
         run(source, out, wrong, overwrite=True)

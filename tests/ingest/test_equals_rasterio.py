@@ -179,3 +179,41 @@ def test_label_no_data_is_ignored_unless_it_has_a_class(tmp_path):
 def test_json_attributes_are_strict_json(store):
     text = (store.path / "zarr.json").read_text()
     json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+
+
+@pytest.mark.parametrize(
+    "names", [("nir", "red", "blue"), ("red", "nir", "blue"), ("swir1", "nir", "blue")]
+)
+@pytest.mark.parametrize("layout", [{}, {"tiled": True, "blockxsize": 32, "blockysize": 32}])
+def test_bands_in_any_order_in_their_file(tmp_path, names, layout):
+    """Stored by wavelength; read from a mapped file of interleaved pixels, and of all its bands."""
+    pixels = np.random.default_rng(0).integers(1, 5000, (3, 64, 64)).astype(np.uint16)
+    write_raster(tmp_path / "in" / "s.tif", pixels, nodata=0, names=names, interleave="pixel", **layout)
+    write_raster(tmp_path / "in" / "s_label.tif", np.zeros((64, 64), np.uint8))
+    store = make_store(tmp_path / "in", tmp_path / "s.zarr", tile_size=64, classes="0=a,1=b", folds=2)
+    for i, band in enumerate(store.meta.bands):
+        np.testing.assert_array_equal(band.unpack(store.image(0)[..., i]), pixels[names.index(band.name)])
+
+
+@pytest.mark.parametrize("bands", ["blue,green,nir", "green,blue,red", "red,blue,green", "blue,nir"])
+def test_bands_of_a_stack_beside_those_of_another_file(tmp_path, bands):
+    rng = np.random.default_rng(0)
+    pixels = dict(
+        zip(
+            ("blue", "red", "nir", "green"),
+            rng.integers(1, 5000, (4, 64, 64)).astype(np.uint16),
+            strict=True,
+        )
+    )
+    stack = np.stack([pixels[name] for name in ("blue", "red", "nir")])
+    write_raster(
+        tmp_path / "in" / "s.tif", stack, names=("blue", "red", "nir"), nodata=0, interleave="pixel"
+    )
+    write_raster(tmp_path / "in" / "s_green.tif", pixels["green"], nodata=0)
+    write_raster(tmp_path / "in" / "s_label.tif", np.zeros((64, 64), np.uint8))
+    store = make_store(
+        tmp_path / "in", tmp_path / "s.zarr", tile_size=64, classes="0=a,1=b", folds=2, bands=bands
+    )
+    assert ",".join(store.meta.band_names) == bands
+    for i, band in enumerate(store.meta.bands):
+        np.testing.assert_array_equal(band.unpack(store.image(0)[..., i]), pixels[band.name])
