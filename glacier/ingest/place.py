@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glacier.errors import GlacierError
-from glacier.store.folder import PARTIAL, Folder
+from glacier.store.folder import PARTIAL, UNFINISHED, Folder
 from glacier.store.reader import Store
 from glacier.store.writer import NOTE, ROOT
 
@@ -35,6 +35,11 @@ class Place:
             self.build.delete(below)
             self.build.put(NOTE, json.dumps(note).encode())
 
+    def clear(self, note: dict[str, Any]) -> None:
+        """Remove what an ingest with this note left that was killed when all but that was done."""
+        if read_note(self.build) == note:
+            self.build.delete(UNFINISHED)
+
     def finish(self) -> None:
         """Put what was built where it is to stand."""
         if self.build.path != self.out:
@@ -56,11 +61,12 @@ def choose_place(out: Path, record: dict[str, Any], note: dict[str, Any], overwr
     Raises:
         GlacierError: something stands there that may not be replaced.
     """
-    _recover(out)
+    swapped = _recover(out)
     match state(Folder(out)):
-        case "store" if overwrite:
+        case "store" if overwrite and not (swapped and first_source(Store(out)) == record):
             return Place(out, Folder(out.with_name(f".{out.name}.new")))
         case "store" if first_source(Store(out)) == record:
+            Place(out, Folder(out)).clear(note)
             return None
         case "store":
             raise GlacierError(
@@ -107,10 +113,14 @@ def _old(out: Path) -> Path:
     return out.with_name(f".{out.name}.old")
 
 
-def _recover(out: Path) -> None:
-    """Mend what a process left that was killed while it swapped stores."""
+def _recover(out: Path) -> bool:
+    """Mend what a process left that was killed while it swapped stores; whether a new one now stands."""
     old, new = _old(out), out.with_name(f".{out.name}.new")
-    if old.exists() and not out.exists():
-        (new if state(Folder(new)) == "store" else old).rename(out)
+    swap = state(Folder(new)) == "store"
+    if swap and out.exists() and not old.exists():
+        out.rename(old)
+    if not out.exists() and (swap or old.exists()):
+        (new if swap else old).rename(out)
     if old.exists():
         shutil.rmtree(old)
+    return swap
