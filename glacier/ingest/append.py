@@ -14,6 +14,7 @@ from glacier.errors import GlacierError
 from glacier.ingest.commit import commit
 from glacier.ingest.fit import bands_of, classes_of, needs_of, new_names, settle, with_bands_of
 from glacier.ingest.folds import extend_folds
+from glacier.ingest.lock import locked
 from glacier.ingest.place import ADDED, Place, first_source
 from glacier.ingest.plan import Plan, cut, source_record, with_data
 from glacier.ingest.work import executor
@@ -60,11 +61,14 @@ def append(
         UsageError: an option that is the store's, given otherwise.
     """
     out = out.resolve() if isinstance(out, Path) else out
-    with Store(out) as base:
+    Store(out).close()
+    with locked(out), Store(out) as base:
         options = settle(base, given)
         record = source_record(source, scenes, options)
         added = base.meta.source.get(ADDED, [])
+        note, place = {**record, "version": __version__}, Place(out, storage(out))
         if record in (first_source(base), *added):
+            place.clear(note)
             return nothing_to_do(out)
         scenes = [with_bands_of(base, scene) for scene in scenes]
         new_names(base, scenes)
@@ -74,7 +78,7 @@ def append(
             plan = cut(held, bands_of(base, held), classes_of(base, held, options.classes))
             writer = _writer(base, plan, {**base.meta.source, ADDED: [*added, record]})
             small = _join(base, plan, writer.meta.crs)
-            Place(out, storage(out)).begin({**record, "version": __version__}, UNFINISHED)
+            place.begin(note, UNFINISHED)
             resumed = write_all(pool, writer, plan, options, UNFIT, track)
         commit(writer, small, base)
     return report(out, writer, scenes, surveys, resumed)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glacier.errors import GlacierError
-from glacier.store.folder import PARTIAL, Folder
+from glacier.store.folder import PARTIAL, UNFINISHED, Folder
 from glacier.store.objects import Storage, storage
 from glacier.store.reader import Store
 from glacier.store.writer import NOTE, ROOT
@@ -36,6 +36,11 @@ class Place:
             self.build.delete(below)
             self.build.put(NOTE, json.dumps(note).encode())
 
+    def clear(self, note: dict[str, Any]) -> None:
+        """Remove what an ingest with this note left that was killed when all but that was done."""
+        if read_note(self.build) == note:
+            self.build.delete(UNFINISHED)
+
     def finish(self) -> None:
         """Put what was built where it is to stand."""
         if isinstance(self.out, Path) and isinstance(self.build, Folder) and self.build.path != self.out:
@@ -59,23 +64,20 @@ def choose_place(
     Raises:
         GlacierError: something stands there that may not be replaced.
     """
-    if isinstance(out, Path):
-        _recover(out)
-    build = storage(out)
+    build, swapped = storage(out), isinstance(out, Path) and _recover(out)
+    remedy = "give --overwrite to replace it" if isinstance(out, Path) else "remove it first"
     match state(build):
-        case "store" if overwrite and isinstance(out, str):
-            raise GlacierError(
-                f"{out}: a store stands here, and nothing can be swapped at an address; give another "
-                "--out, or remove it first"
-            )
-        case "store" if overwrite and isinstance(out, Path):
+        case "store" if (
+            isinstance(out, Path) and overwrite and not (swapped and first_source(Store(out)) == record)
+        ):
             return Place(out, Folder(out.with_name(f".{out.name}.new")))
         case "store" if first_source(Store(out)) == record:
+            Place(out, build).clear(note)
             return None
         case "store":
             raise GlacierError(
-                f"{out}: a store of another source or with other options stands here; give --overwrite "
-                "to replace it, or another --out"
+                f"{out}: a store of another source or with other options stands here; {remedy}, or give "
+                "another --out"
             )
         case "unfinished" if read_note(build) != note and not overwrite:
             raise GlacierError(
@@ -117,10 +119,14 @@ def _old(out: Path) -> Path:
     return out.with_name(f".{out.name}.old")
 
 
-def _recover(out: Path) -> None:
-    """Mend what a process left that was killed while it swapped stores."""
+def _recover(out: Path) -> bool:
+    """Mend what a process left that was killed while it swapped stores; whether a new one now stands."""
     old, new = _old(out), out.with_name(f".{out.name}.new")
-    if old.exists() and not out.exists():
-        (new if state(Folder(new)) == "store" else old).rename(out)
+    swap = state(Folder(new)) == "store"
+    if swap and out.exists() and not old.exists():
+        out.rename(old)
+    if not out.exists() and (swap or old.exists()):
+        (new if swap else old).rename(out)
     if old.exists():
         shutil.rmtree(old)
+    return swap

@@ -8,6 +8,7 @@ from pathlib import Path
 from glacier.console import Track, silence
 from glacier.errors import GlacierError
 from glacier.ingest.commit import commit
+from glacier.ingest.lock import locked
 from glacier.ingest.pack import needs
 from glacier.ingest.place import choose_place
 from glacier.ingest.plan import Options, Plan, columns, make_plan, source_record
@@ -70,15 +71,15 @@ def ingest(
         track: shows progress.
 
     Raises:
-        GlacierError: bad input (nothing is written), or `out` holds something else.
+        GlacierError: bad input (nothing is written), `out` holds something else, or another ingest has it.
     """
     out = out.resolve() if isinstance(out, Path) else out
     record = source_record(source, scenes, options)
     note = {**record, "version": __version__}
-    place = choose_place(out, record, note, overwrite)
-    if place is None:
-        return nothing_to_do(out)
-    with executor(workers) as pool:
+    with locked(out), executor(workers) as pool:
+        place = choose_place(out, record, note, overwrite)
+        if place is None:
+            return nothing_to_do(out)
         surveys = survey_all(pool, scenes, options, needs(columns(scenes), options.dtype), track)
         plan = make_plan(scenes, surveys, options)
         place.begin(note)
@@ -95,8 +96,8 @@ def ingest(
         )
         writer = StoreWriter(place.build, meta, len(plan.tiles), len(plan.scenes))
         resumed = write_all(pool, writer, plan, options, CHANGED, track)
-    commit(writer, plan.small_arrays(plan.crs))
-    place.finish()
+        commit(writer, plan.small_arrays(plan.crs))
+        place.finish()
     return report(out, writer, scenes, surveys, resumed)
 
 

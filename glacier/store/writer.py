@@ -119,8 +119,9 @@ class StoreWriter:
                 small.append(tile.small)
             image.finish()
             label.finish()
-        with self.folder.writing(_kept(shard)) as file:
-            np.savez(file, allow_pickle=False, **{k: np.stack([s[k] for s in small]) for k in small[0]})
+        kept = io.BytesIO()
+        np.savez(kept, allow_pickle=False, **{k: np.stack([s[k] for s in small]) for k in small[0]})
+        self.folder.put(_kept(shard), kept.getvalue())
 
     def _begin(self, name: str, shard: int, file: BinaryIO) -> "ShardFile":
         """A shard's new file, with the tiles in it that the shard holds already."""

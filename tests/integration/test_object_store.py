@@ -277,8 +277,8 @@ def test_a_store_is_written_to_a_bucket_as_to_a_folder(bucket, mountains, store,
     assert not bucket.keys("out/my store.zarr/unfinished")
     before = bucket.keys("out")
     assert "complete already, 36 tiles" in call(*command).stderr
-    assert "nothing can be swapped at an address" in one_line(call(*command, "--overwrite"))
-    assert "--overwrite" in one_line(call("ingest", mountains, "--out", out, "--tile-size", 32))
+    other = ("ingest", mountains, "--out", out, "--tile-size", 32, "--overwrite")
+    assert "remove it first, or give another --out" in one_line(call(*other))
     assert bucket.keys("out") == before
 
 
