@@ -13,6 +13,19 @@ from glacier.version import __version__
 PATH = click.Path(path_type=Path)
 
 
+class Address(click.ParamType[Path | str]):
+    """A path; or an address such as `s3://bucket/x.zarr`, left as it is."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        """An address as text, all else as a path."""
+        return str(value) if "://" in str(value) else Path(value)
+
+
+PLACE = Address()
+
+
 class OneLine(click.Group):
     """A group of commands whose errors are one line each."""
 
@@ -80,11 +93,11 @@ def synth(out: Path, layout: str, seed: int, count: int | None, size: int) -> No
 
 
 @main.command()
-@click.argument("source")
-@click.option("--out", type=PATH, help="The store; default SOURCE's name with .zarr, here.")
+@click.argument("source", type=PLACE)
+@click.option("--out", type=PLACE, help="The store; default SOURCE's name with .zarr, here.")
 @click.option("--layout", type=click.Choice(["auto", "bands", "scenes", "hkh"]), default="auto",
               show_default=True)  # fmt: skip
-@click.option("--labels", type=PATH, help="Folder of label rasters, or a vector file of outlines.")
+@click.option("--labels", type=PLACE, help="Folder of label rasters, or a vector file of outlines.")
 @click.option("--glcm", default="", metavar="PATTERN",
               help="Textures that lie elsewhere: 'textures/**/*.tif', relative to SOURCE.")  # fmt: skip
 @click.option("--attribute", default="", help="Column that tells the class of each outline; see --classes.")
@@ -110,8 +123,8 @@ def synth(out: Path, layout: str, seed: int, count: int | None, size: int) -> No
 @click.option(
     "--overwrite", is_flag=True, help="Replace another store at OUT once the new one is complete."
 )
-@click.option("--append", "addition", type=PATH, help="Add to this store, which says how to cut and pack.")
-def ingest(source: str, out: Path | None, **options: Any) -> None:
+@click.option("--append", "addition", type=PLACE, help="Add to this store, which says how to cut and pack.")
+def ingest(source: Path | str, out: Path | str | None, **options: Any) -> None:
     """Build a tile store from the scenes in SOURCE.
 
     SOURCE is a folder, a raster, or the HKH release: unpacked, its archive, an address of that, or - for
@@ -168,7 +181,7 @@ def glcm(
 
 
 @main.command()
-@click.argument("store", type=PATH, required=False)
+@click.argument("store", type=PLACE, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--png", type=PATH, help="Draw a contact sheet of tiles and labels; with --target, of windows."
@@ -195,7 +208,7 @@ def glcm(
     help="With --target: per epoch; default: as many windows as cover the tiles.",
 )
 def inspect(
-    store: Path | None,
+    store: Path | str | None,
     as_json: bool,
     png: Path | None,
     target: str | None,
@@ -231,12 +244,34 @@ def inspect(
 
 
 @main.command()
+@click.argument("store", type=PLACE, required=False)
+@click.option("--quick", is_flag=True, help="Decode no pixel: only see that all is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def verify(ctx: click.Context, store: Path | str | None, quick: bool, as_json: bool) -> None:
+    """See whether STORE is right: decode and measure every tile again; exit 1 names those that are not."""
+    from glacier import console
+    from glacier.store.reader import Store, only_store
+    from glacier.verify import verify as look
+
+    with Store(store or only_store(Path()), whole=False) as opened:
+        verdict = look(opened, quick=quick, track=console.bar)
+    if as_json:
+        click.echo(json.dumps(verdict.to_json()))
+    else:
+        for fault in verdict.faults:
+            click.echo(fault)
+        console.note(f"{opened.path}: {verdict}")
+    ctx.exit(1 if verdict.faults else 0)
+
+
+@main.command()
 @click.option(
     "--config",
     type=PATH,
     help="TOML, or hkh_pretrain, finetune or demo; default: the first with CUDA, else the last.",
 )
-@click.option("--store", type=PATH, help="Default: the only *.zarr here.")
+@click.option("--store", type=PLACE, help="Default: the only *.zarr here.")
 @click.option("--out", type=PATH, help="The run; default: a new folder runs/STORE-N.")
 @click.option("--fold", metavar="K|all", help="The fold held out for validation; all: one run per fold.")
 @click.option(
@@ -247,7 +282,7 @@ def inspect(
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="e.g. train.epochs=10")
 def train(
     config: Path | None,
-    store: Path | None,
+    store: Path | str | None,
     out: Path | None,
     fold: str | None,
     resume: str | None,
@@ -278,7 +313,7 @@ def train(
 
 @main.command()
 @click.argument("runs", type=PATH, nargs=-1)
-@click.option("--store", type=PATH, help="Default: the one trained on, else the only *.zarr here.")
+@click.option("--store", type=PLACE, help="Default: the one trained on, else the only *.zarr here.")
 @click.option(
     "--split", type=click.Choice(["val", "train", "test", "all"]), default="val", show_default=True
 )
@@ -292,7 +327,7 @@ def train(
 @click.option("--tta", is_flag=True, help="Mean over the eight symmetries of each tile.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
-    runs: tuple[Path, ...], store: Path | None, split: str, pixels: str, tta: bool, as_json: bool
+    runs: tuple[Path, ...], store: Path | str | None, split: str, pixels: str, tta: bool, as_json: bool
 ) -> None:
     """Score RUNS (default: the newest) on a store's tiles; several runs are one ensemble."""
     from glacier import console
@@ -324,8 +359,8 @@ def evaluate(
 @main.command()
 @click.argument("run", type=PATH, required=False)
 @click.option("--html", type=PATH, help="The page; default RUN/report.html.")
-@click.option("--store", type=PATH, help="Default: the one trained on, else the only *.zarr here.")
-def report(run: Path | None, html: Path | None, store: Path | None) -> None:
+@click.option("--store", type=PLACE, help="Default: the one trained on, else the only *.zarr here.")
+def report(run: Path | None, html: Path | None, store: Path | str | None) -> None:
     """One page about RUN (default: the newest): curves, scores, confusion, its worst and best tiles."""
     from glacier import console
     from glacier.train.start import newest_run
@@ -350,12 +385,13 @@ def export(run: Path, out: Path) -> None:
 
 @main.command()
 @click.argument("run", type=PATH)
-@click.argument("source", type=PATH)
+@click.argument("source", type=PLACE)
 @click.argument("out", type=PATH)
 @click.option("--layout", type=click.Choice(["auto", "bands", "scenes"]), default="auto", show_default=True)
 @click.option("--glcm", default="", metavar="PATTERN", help="Textures that lie elsewhere, as for ingest.")
-def predict(run: Path, source: Path, out: Path, layout: str, glcm: str) -> None:
+def predict(run: Path, source: Path | str, out: Path, layout: str, glcm: str) -> None:
     """Map the scenes in SOURCE with RUN: a GeoTIFF of classes per scene, in the new folder OUT."""
     from glacier.maps.command import predict_all
+    from glacier.scenes.bucket import located
 
-    predict_all(run, source, out, layout, glcm)  # type: ignore[arg-type]
+    predict_all(run, located(source), out, layout, glcm)  # type: ignore[arg-type]

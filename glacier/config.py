@@ -20,7 +20,7 @@ class DataConfig:
     """Which samples are seen, and how."""
 
     store: str = ""
-    """Folder of the store; empty: the only *.zarr in the working folder."""
+    """Folder or address of the store; empty: the only *.zarr in the working folder."""
     patch: int = 256
     """Side of a window, px, a multiple of 32."""
     bands: tuple[str, ...] = ()

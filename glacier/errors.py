@@ -11,3 +11,7 @@ class UsageError(GlacierError):
     """The command was given wrongly. The command line prints it as one line and exits 2."""
 
     exit_code = 2
+
+
+class UnreachableError(GlacierError):
+    """A server does not answer, or refuses; what it holds may well be right."""

@@ -15,13 +15,15 @@ from glacier.ingest.attributes import name_attributes
 from glacier.ingest.commit import commit
 from glacier.ingest.fit import bands_of, classes_of, needs_of, new_names, settle, with_bands_of
 from glacier.ingest.folds import extend_folds
+from glacier.ingest.lock import locked
 from glacier.ingest.place import ADDED, Place, first_source
 from glacier.ingest.plan import Plan, cut, source_record, with_data
 from glacier.ingest.work import executor
 from glacier.ingest.write import Report, nothing_to_do, report, survey_all, write_all
 from glacier.scenes.scene import Scene
-from glacier.store.folder import UNFINISHED, Folder
+from glacier.store.folder import UNFINISHED
 from glacier.store.footprints import squares
+from glacier.store.objects import storage
 from glacier.store.reader import Store
 from glacier.store.schema import ITEMSIZE
 from glacier.store.shards import tiles_per_known_shard
@@ -37,7 +39,7 @@ UNFIT = (
 def append(
     source: Path,
     scenes: Sequence[Scene],
-    out: Path,
+    out: Path | str,
     given: Mapping[str, Any],
     *,
     workers: int = 1,
@@ -50,7 +52,7 @@ def append(
     Args:
         source: the folder or file the scenes were found in.
         scenes: with labels, and with the store's bands, in any order.
-        out: the store's folder.
+        out: the store's folder; text is an address.
         given: those of the `Options` that were asked for; the others are the store's.
         workers: processes.
         track: shows progress.
@@ -59,12 +61,15 @@ def append(
         GlacierError: what does not fit the store, or cannot be read; the store stays as it was.
         UsageError: an option that is the store's, given otherwise.
     """
-    out = out.resolve()
-    with Store(out) as base:
+    out = out.resolve() if isinstance(out, Path) else out
+    Store(out).close()
+    with locked(out), Store(out) as base:
         options = settle(base, given)
         record = source_record(source, scenes, options)
         added = base.meta.source.get(ADDED, [])
+        note, place = {**record, "version": __version__}, Place(out, storage(out))
         if record in (first_source(base), *added):
+            place.clear(note)
             return nothing_to_do(out)
         scenes = [with_bands_of(base, scene) for scene in name_attributes(scenes, options.classes)]
         new_names(base, scenes)
@@ -74,7 +79,7 @@ def append(
             plan = cut(held, bands_of(base, held), classes_of(base, held, options.classes))
             writer = _writer(base, plan, {**base.meta.source, ADDED: [*added, record]})
             small = _join(base, plan, writer.meta.crs, options.published)
-            Place(out, Folder(out)).begin({**record, "version": __version__}, UNFINISHED)
+            place.begin(note, UNFINISHED)
             resumed = write_all(pool, writer, plan, options, UNFIT, track)
         commit(writer, small, base)
     return report(out, writer, scenes, surveys, resumed)
@@ -86,7 +91,7 @@ def _writer(base: Store, plan: Plan, source: dict[str, Any]) -> StoreWriter:
     Raises:
         GlacierError: the store's arrays are not laid out as this version lays them out.
     """
-    folder = Folder(Path(str(base.path)))
+    folder = storage(base.path)
     try:
         root = json.loads(folder.get(ROOT) or b"")
         there = root["consolidated_metadata"]["metadata"]

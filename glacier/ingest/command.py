@@ -16,29 +16,31 @@ from glacier.ingest.write import Report, ingest
 from glacier.machine import cores
 from glacier.scenes.archive import SUFFIXES, is_archive
 from glacier.scenes.bands import parse_selection
+from glacier.scenes.bucket import located
 from glacier.scenes.hkh import has_patches, release_root, release_scenes
 from glacier.scenes.layouts import find_scenes
+from glacier.scenes.read import Nodata
 from glacier.scenes.scene import Scene
 from glacier.store.reader import Store
 
-HkhSource = Literal["patches", "scenes"]
+Part = Literal["patches", "scenes"]
 
 
 def run_ingest(
     source: Path | str,
-    out: Path | None,
+    out: Path | str | None,
     given: Set[str] = frozenset(),
     *,
     layout: str,
-    labels: Path | None,
+    labels: Path | str | None,
     attribute: str,
     glcm: str,
-    hkh_source: HkhSource | None,
+    hkh_source: Part | None,
     folds: str,
-    nodata: str | None,
+    nodata: Nodata | None,
     workers: int | None,
     overwrite: bool,
-    addition: Path | None = None,
+    addition: Path | str | None = None,
     **options: Any,
 ) -> None:
     """Ingest `source` into `out`, by default a store of its name here; arguments as on the command line.
@@ -51,73 +53,78 @@ def run_ingest(
     """
     if addition and (out or overwrite):
         raise UsageError("--append adds to a store that stands; leave out --out and --overwrite")
-    text = str(source)
-    root = None if is_archive(text) or layout in ("bands", "scenes") else release_root(Path(text))
-    if layout == "hkh" and not is_archive(text) and root is None:
-        raise GlacierError(
-            f"{text}: no HKH release in it; expected slices/ or splits/ with slice_S_img_NNN.npy, or "
-            "raster_data/ and vector_data/, or its archive"
-        )
-    hkh = is_archive(text) or root is not None
-    settings = Options(
-        folds=5 if folds == "published" else _count(folds),
-        published=folds == "published",
-        nodata=nodata or (HKH.nodata if hkh else "all"),  # type: ignore[arg-type]
-        **options,
-    )
-    target = addition or out or Path(_name(text))
-    if not hkh and (hkh_source or settings.published):
-        what = "--hkh-source" if hkh_source else "--folds published"
-        raise UsageError(f"{what}: for the HKH release, which {text} is not; leave it out")
-    if hkh and (labels or attribute or glcm):
+    part, root = _part_of_release(str(source), layout, hkh_source)
+    if part and (labels or attribute or glcm):
         raise UsageError(
             "--labels, --attribute, --glcm: the HKH release has its own labels and bands; leave them out"
         )
-    patches = (
-        hkh and hkh_source != "scenes" and (root is None or hkh_source == "patches" or has_patches(root))
+    if folds == "published" and part != "patches":
+        raise UsageError("--folds published: are those of the HKH release's patches; give a number")
+    settings = Options(
+        folds=5 if folds == "published" else _count(folds),
+        published=folds == "published",
+        nodata=nodata or (HKH.nodata if part else "all"),
+        **options,
     )
-    if patches and addition:
-        raise UsageError(
-            "--append: not of the HKH release's patches; make a store of them, and add to that"
-        )
-    if patches:
-        report, release = ingest_release(
-            text, target, settings, workers=workers or cores(), overwrite=overwrite,
+    target, processes = addition or out or Path(_name(str(source))), workers or cores()
+    lacked = "enough valid pixels" if settings.min_valid else "data"
+    if part == "patches":
+        if addition:
+            raise UsageError(
+                "--append: not the HKH release's patches; make a store of them, and add to that"
+            )
+        report, found = ingest_release(
+            str(source), target, settings, workers=processes, overwrite=overwrite,
             track=console.bar, say=console.note,
         )  # fmt: skip
-        if release:
-            _tell(release)
+        _tell_release(found)
+        _tell(report, target, lacked, by_name=False)
+        return
+    place, bands = located(source), parse_selection(settings.bands)
+    if root:
+        settings = replace(settings, classes=settings.classes or HKH.classes)
+        scenes = release_scenes(root, bands, whole=settings.dtype == "float32")
     else:
-        if root is not None:
-            settings = replace(settings, classes=settings.classes or HKH.classes)
-            if settings.published:
-                raise UsageError("--folds published: of the patches, not of the scenes; leave it out")
-            whole = settings.dtype == "float32"
-            scenes = release_scenes(root, parse_selection(settings.bands), whole)
-        elif is_archive(text):
+        if addition and not bands:
+            with Store(addition) as store:
+                bands = selection_for(store)
+        scenes = find_scenes(
+            place, layout=layout, labels=located(labels) if labels else None,  # type: ignore[arg-type]
+            attribute=attribute, glcm=glcm, bands=bands,
+        )  # fmt: skip
+    console.note(_found(scenes))
+    if addition:
+        asked = {name: getattr(settings, name) for name in given if hasattr(settings, name)}
+        report = append(place, scenes, addition, asked, workers=processes, track=console.bar)
+    else:
+        report = ingest(
+            place, scenes, target, settings, workers=processes, overwrite=overwrite, track=console.bar
+        )
+    _tell(report, target, lacked, by_name=True)
+
+
+def _part_of_release(source: str, layout: str, asked: Part | None) -> tuple[Part | None, Path | None]:
+    """Which part of the HKH release a source is to be read as, and the release's folder; None for others.
+
+    Raises:
+        GlacierError: there is no release.
+        UsageError: a part is asked for that is not there.
+    """
+    if is_archive(source) and layout in ("auto", "hkh"):
+        if asked == "scenes":
             raise UsageError(
-                "--hkh-source scenes: not out of an archive; unpack its raster_data and vector_data"
+                "--hkh-source scenes: not out of an archive; unpack raster_data and vector_data"
             )
-        else:
-            bands = parse_selection(settings.bands)
-            if addition and not bands:
-                with Store(addition) as store:
-                    bands = selection_for(store)
-            scenes = find_scenes(
-                Path(text), layout=layout, labels=labels, attribute=attribute, glcm=glcm, bands=bands,  # type: ignore[arg-type]
-            )  # fmt: skip
-        console.note(_found(scenes))
-        if addition:
-            asked = {name: getattr(settings, name) for name in given if hasattr(settings, name)}
-            report = append(
-                Path(text), scenes, addition, asked, workers=workers or cores(), track=console.bar
-            )
-        else:
-            report = ingest(
-                Path(text), scenes, target, settings,
-                workers=workers or cores(), overwrite=overwrite, track=console.bar,
-            )  # fmt: skip
-    _told(report, target, settings, by_name=not patches)
+        return "patches", None
+    root = release_root(Path(source)) if layout in ("auto", "hkh") and "://" not in source else None
+    if root:
+        return asked or ("patches" if has_patches(root) else "scenes"), root
+    if layout == "hkh" or asked:
+        raise GlacierError(
+            f"{source}: no HKH release in it; expected slices/ or splits/ with slice_S_img_NNN.npy, or "
+            "raster_data/ and vector_data/, or its archive"
+        )
+    return None, None
 
 
 def _count(folds: str) -> int:
@@ -149,8 +156,10 @@ def _found(scenes: list[Scene]) -> str:
     return f"{many}; {len(first.bands)} bands{masked}: {bands}; {label} labels"
 
 
-def _tell(release: Release) -> None:
+def _tell_release(release: Release | None) -> None:
     """What was found in the HKH release, and what packing it lost."""
+    if release is None:
+        return
     console.note(
         f"{len(release.scenes)} patches, {release.copies} copies of them left out; "
         f"{release.clipped} digital numbers outside 1 to 255 clipped, the others rounded; "
@@ -165,12 +174,11 @@ def _tell(release: Release) -> None:
         )
 
 
-def _told(report: Report, target: Path, settings: Options, by_name: bool) -> None:
+def _tell(report: Report, target: Path | str, what: str, by_name: bool) -> None:
     """What an ingest did; scenes left out are named where somebody gave them their names."""
     if not report.fresh:
         console.note(f"{target}: complete already, {report.tiles} tiles; nothing to do")
         return
-    what = "enough valid pixels" if settings.min_valid else "data"
     for name in report.empty_scenes[:10] if by_name else ():
         console.warn(f"scene {name}: no tile of it holds {what}; skipped")
     if len(report.empty_scenes) > 1:

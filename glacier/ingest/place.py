@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glacier.errors import GlacierError
-from glacier.store.folder import PARTIAL, Folder
+from glacier.store.folder import PARTIAL, UNFINISHED, Folder
+from glacier.store.objects import Storage, storage
 from glacier.store.reader import Store
 from glacier.store.writer import NOTE, ROOT
 
@@ -21,8 +22,8 @@ State = Literal["absent", "store", "unfinished", "foreign"]
 class Place:
     """Where a store is to stand, and where it is built."""
 
-    out: Path
-    build: Folder
+    out: Path | str
+    build: Storage
 
     def begin(self, note: dict[str, Any], below: str = "") -> None:
         """Make the building place ready: as an unfinished ingest with this note left it, or cleared.
@@ -35,20 +36,27 @@ class Place:
             self.build.delete(below)
             self.build.put(NOTE, json.dumps(note).encode())
 
+    def clear(self, note: dict[str, Any]) -> None:
+        """Remove what an ingest with this note left that was killed when all but that was done."""
+        if read_note(self.build) == note:
+            self.build.delete(UNFINISHED)
+
     def finish(self) -> None:
         """Put what was built where it is to stand."""
-        if self.build.path != self.out:
+        if isinstance(self.out, Path) and isinstance(self.build, Folder) and self.build.path != self.out:
             old = _old(self.out)
             self.out.rename(old)
             self.build.path.rename(self.out)
             shutil.rmtree(old)
 
 
-def choose_place(out: Path, record: dict[str, Any], note: dict[str, Any], overwrite: bool) -> Place | None:
+def choose_place(
+    out: Path | str, record: dict[str, Any], note: dict[str, Any], overwrite: bool
+) -> Place | None:
     """Where to build; None if the store that `record` describes stands there already.
 
     Args:
-        out: where the store is to stand.
+        out: where the store is to stand; text is an address.
         record: what a complete store says of its source.
         note: what an unfinished one says of itself.
         overwrite: whether another store, complete or not, may be replaced.
@@ -56,25 +64,29 @@ def choose_place(out: Path, record: dict[str, Any], note: dict[str, Any], overwr
     Raises:
         GlacierError: something stands there that may not be replaced.
     """
-    _recover(out)
-    match state(Folder(out)):
-        case "store" if overwrite:
+    build, swapped = storage(out), isinstance(out, Path) and _recover(out)
+    remedy = "give --overwrite to replace it" if isinstance(out, Path) else "remove it first"
+    match state(build):
+        case "store" if (
+            isinstance(out, Path) and overwrite and not (swapped and first_source(Store(out)) == record)
+        ):
             return Place(out, Folder(out.with_name(f".{out.name}.new")))
         case "store" if first_source(Store(out)) == record:
+            Place(out, build).clear(note)
             return None
         case "store":
             raise GlacierError(
-                f"{out}: a store of another source or with other options stands here; give --overwrite "
-                "to replace it, or another --out"
+                f"{out}: a store of another source or with other options stands here; {remedy}, or give "
+                "another --out"
             )
-        case "unfinished" if read_note(Folder(out)) != note and not overwrite:
+        case "unfinished" if read_note(build) != note and not overwrite:
             raise GlacierError(
                 f"{out}: holds an unfinished ingest of another source, with other options or by another "
                 "version; give --overwrite to replace it, or another --out"
             )
         case "foreign":
             raise GlacierError(f"{out}: exists and is not a glacier store; choose another --out")
-    return Place(out, Folder(out))
+    return Place(out, build)
 
 
 def first_source(store: Store) -> dict[str, Any]:
@@ -82,7 +94,7 @@ def first_source(store: Store) -> dict[str, Any]:
     return {key: value for key, value in store.meta.source.items() if key != ADDED}
 
 
-def state(folder: Folder) -> State:
+def state(folder: Storage) -> State:
     """What stands at `folder`; one with nothing but empty folders in it counts as absent."""
     try:
         if "schema" in json.loads(folder.get(ROOT) or b"")["attributes"]:
@@ -94,7 +106,7 @@ def state(folder: Folder) -> State:
     return "foreign" if any(not key.endswith(PARTIAL) for key in folder.files()) else "absent"
 
 
-def read_note(folder: Folder) -> dict[str, Any] | None:
+def read_note(folder: Storage) -> dict[str, Any] | None:
     """What an unfinished ingest in `folder` says of itself; None if there is none."""
     try:
         note: dict[str, Any] = json.loads(folder.get(NOTE) or b"")
@@ -107,10 +119,14 @@ def _old(out: Path) -> Path:
     return out.with_name(f".{out.name}.old")
 
 
-def _recover(out: Path) -> None:
-    """Mend what a process left that was killed while it swapped stores."""
+def _recover(out: Path) -> bool:
+    """Mend what a process left that was killed while it swapped stores; whether a new one now stands."""
     old, new = _old(out), out.with_name(f".{out.name}.new")
-    if old.exists() and not out.exists():
-        (new if state(Folder(new)) == "store" else old).rename(out)
+    swap = state(Folder(new)) == "store"
+    if swap and out.exists() and not old.exists():
+        out.rename(old)
+    if not out.exists() and (swap or old.exists()):
+        (new if swap else old).rename(out)
     if old.exists():
         shutil.rmtree(old)
+    return swap

@@ -12,8 +12,9 @@ from typing import Any
 
 from glacier.console import Track, silence
 from glacier.errors import GlacierError
+from glacier.ingest.lock import locked
 from glacier.ingest.parked import Chosen, Parked, Release, Row, gather, groups, park
-from glacier.ingest.place import choose_place
+from glacier.ingest.place import Place, choose_place
 from glacier.ingest.plan import Options
 from glacier.ingest.work import executor
 from glacier.ingest.write import Report, build, nothing_to_do
@@ -29,10 +30,9 @@ from glacier.scenes.hkh import (
     release_root,
     select_channels,
 )
-from glacier.store.folder import UNFINISHED
+from glacier.store.folder import UNFINISHED, Folder
 from glacier.version import __version__
 
-PATCHES = f"{UNFINISHED}/patches"
 HKH = Options(classes="0=background,85=glacier,170=debris,255=lake", nodata="any")
 """What the release needs: the competition's classes, so that networks move from one to the other, though
 it has no lake; and where a band lacks data its masks say background, whatever lies there."""
@@ -44,7 +44,7 @@ PACKED_PATCH, PLAIN_PATCH = 73.9e9 / RELEASED, 182.4e9 / RELEASED
 
 def ingest_release(
     source: str,
-    out: Path,
+    out: Path | str,
     options: Options,
     *,
     workers: int = 1,
@@ -56,7 +56,7 @@ def ingest_release(
 
     Args:
         source: its folder, its archive, an address of that, or `-` for the archive on standard input.
-        out: the store's folder.
+        out: the store's folder; text is an address.
         options: how to cut, pack and label.
         workers: processes; for an archive threads, beside one that decompresses.
         overwrite: build beside what stands at `out`, and put it in its place once complete.
@@ -66,36 +66,48 @@ def ingest_release(
     Raises:
         GlacierError: bad input (what was packed stays, to go on from), or `out` holds something else.
     """
-    out = out.resolve()
+    out = out.resolve() if isinstance(out, Path) else out
     options = replace(options, classes=options.classes or HKH.classes)
     reading = _Archive(source) if is_archive(source) else _Folder(Path(source))
     record = {"files": reading.files, "digest": reading.digest, "options": asdict(options)}
     note = {**record, "version": __version__}
-    place = choose_place(out, record, note, overwrite)
-    if place is None:
-        return nothing_to_do(out), None
-    place.begin(note)
-    chosen = select_channels(parse_selection(options.bands))
-    parked = Parked(place.build.path / PATCHES, chosen, options.dtype == "float32")
-    parked.open()
-    if not parked.is_all_read():
-        say(_estimate(reading.patches, parked, out))
-        parked.all_read(reading.read(parked, workers, track))
-    release = gather(parked)
-    if options.published and 0 not in release.fold.values():
-        raise GlacierError(f"{source}: no patch of splits/dev in it, expected some for --folds published")
-    fold = release.fold if options.published else None
-    return build(place, record, release.scenes, options, workers, track, fold), release
+    with locked(out):
+        place = choose_place(out, record, note, overwrite)
+        if place is None:
+            return nothing_to_do(out), None
+        place.begin(note)
+        chosen = select_channels(parse_selection(options.bands))
+        parked = Parked(_aside(place, reading.digest), chosen, options.dtype == "float32")
+        parked.open()
+        if not parked.is_all_read():
+            say(_estimate(reading.patches, parked))
+            parked.all_read(reading.read(parked, workers, track))
+        release = gather(parked)
+        if options.published and 0 not in release.fold.values():
+            raise GlacierError(
+                f"{source}: no patch of splits/dev in it, expected some for --folds published"
+            )
+        fold = release.fold if options.published else None
+        report = build(place, record, release.scenes, options, workers, track, fold)
+        shutil.rmtree(parked.folder, ignore_errors=True)
+    return report, release
 
 
-def _estimate(patches: int | None, parked: Parked, out: Path) -> str:
+def _aside(place: Place, digest: str) -> Path:
+    """Where patches are parked: in the unfinished store, or in this folder where that is at an address."""
+    if isinstance(place.build, Folder):
+        return place.build.path / UNFINISHED / "patches"
+    return Path(f".{str(place.out).rpartition('/')[2]}.{digest[:8]}.patches")
+
+
+def _estimate(patches: int | None, parked: Parked) -> str:
     """What the store takes at most, and as much again while it is made."""
     pixel = 1 + sum(
         len(group) * (1 if kind == "digital" else 4)
         for kind, group in groups(parked.chosen, parked.whole).items()
     )
     most = (RELEASED if patches is None else patches) * SIZE**2 * pixel / 1e9
-    free = shutil.disk_usage(out.parent).free / 1e9
+    free = shutil.disk_usage(parked.folder).free / 1e9
     of = "the whole release" if patches is None else f"about {patches} patches"
     return (
         f"{of}: at most {most:.1f} GB for the store, and as much beside it until it is complete; "

@@ -1,6 +1,7 @@
 """One shard: the work of one worker, which imports no more than this takes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glacier.errors import GlacierError
-from glacier.ingest.tile import block_histogram, moments, pixel_sample, read_tile
+from glacier.ingest.tile import pixel_sample, read_tile
 from glacier.scenes.read import Nodata, SceneReader
 from glacier.scenes.scene import RasterLabel, Scene, Window
+from glacier.store.measures import block_histogram, moments
 from glacier.store.writer import StoreWriter, Tile
 
 
@@ -42,32 +44,34 @@ def write_shard(task: ShardTask) -> None:
     Raises:
         GlacierError: a file that cannot be read, or values that the packing cannot hold.
     """
-    task.writer.write_shard(task.shard, _tiles(task))
+    with closing(_tiles(task)) as tiles:
+        task.writer.write_shard(task.shard, tiles)
 
 
-def _tiles(task: ShardTask) -> Iterator[Tile]:
+def _tiles(task: ShardTask) -> Generator[Tile, None, None]:
     """The shard's tiles, one after the other in the same memory."""
     meta = task.writer.meta
     image = np.empty((meta.tile_size, meta.tile_size, len(meta.bands)), meta.dtype)
     label = np.empty((meta.tile_size, meta.tile_size), np.uint8)
-    for reader, window in _opened(task.tiles):
-        meaning = task.meaning(reader.scene)
-        clipped = read_tile(reader, window, meta.bands, meaning, task.rule, image, label)
-        if clipped.any():
-            worst = int(clipped.argmax())
-            raise GlacierError(
-                f"scene {reader.scene.name}: {clipped[worst]} values of band {meta.bands[worst].name} "
-                f"{task.unfit}"
-            )
-        small: dict[str, NDArray[Any]] = {
-            "histogram": block_histogram(label, len(meta.classes)),
-            "moments": moments(image, meta.bands),
-            "sample": pixel_sample(image, meta.bands),
-        }
-        yield Tile(image, label, small)
+    with closing(_opened(task.tiles)) as opened:
+        for reader, window in opened:
+            meaning = task.meaning(reader.scene)
+            clipped = read_tile(reader, window, meta.bands, meaning, task.rule, image, label)
+            if clipped.any():
+                worst = int(clipped.argmax())
+                raise GlacierError(
+                    f"scene {reader.scene.name}: {clipped[worst]} values of band {meta.bands[worst].name} "
+                    f"{task.unfit}"
+                )
+            small: dict[str, NDArray[Any]] = {
+                "histogram": block_histogram(label, len(meta.classes)),
+                "moments": moments(image, meta.bands),
+                "sample": pixel_sample(image, meta.bands),
+            }
+            yield Tile(image, label, small)
 
 
-def _opened(tiles: Sequence[tuple[Scene, Window]]) -> Iterator[tuple[SceneReader, Window]]:
+def _opened(tiles: Sequence[tuple[Scene, Window]]) -> Generator[tuple[SceneReader, Window], None, None]:
     """Each tile with its scene opened; one scene is open at a time."""
     at = 0
     while at < len(tiles):

@@ -1,4 +1,4 @@
-"""One tile: raw pixels, class indices, and the small numbers kept beside them."""
+"""One tile as it is read: raw pixels, class indices, and a sample of its pixels."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,6 @@ from glacier.scenes.labels import class_indices
 from glacier.scenes.read import Nodata, SceneReader, has_data, optical
 from glacier.scenes.scene import SourceBand, Window
 from glacier.store.bands import Band, Raw
-from glacier.store.schema import BLOCK
 
 STRANGE = IGNORE - 1
 """Stands for a label value without a class; class indices are lower."""
@@ -112,79 +111,6 @@ def _classes(
         if not (classes == STRANGE).any():
             return classes
     return class_indices(values, valid, index_of)
-
-
-def block_histogram(label: NDArray[np.uint8], classes: int) -> NDArray[np.uint16]:
-    """Labelled pixels per block and class (by, bx, class) of one tile's label (S, S)."""
-    size = label.shape[0]
-    blocks = size // BLOCK
-    counts = []
-    for index in range(classes):
-        columns = (label == index).reshape(blocks, BLOCK, size).sum(axis=1, dtype=np.uint8)
-        counts.append(columns.reshape(blocks, blocks, BLOCK).sum(axis=2, dtype=np.uint16))
-    return np.stack(counts, axis=-1)
-
-
-def moments(image: Raw, bands: Sequence[Band]) -> NDArray[np.float64]:
-    """Of one tile's raw pixels (S, S, B): count, mean, squared deviations, min, max per band (B, 5).
-
-    Physical units; all zero where a band holds no data.
-    """
-    if image.dtype.kind != "f":
-        return _integer_moments(image, bands)
-    rows = np.zeros((len(bands), 5))
-    for row, band, raw in zip(rows, bands, np.moveaxis(image, -1, 0), strict=True):
-        values = raw[~band.missing(raw)].astype(np.float64) * band.scale + band.offset
-        if values.size:
-            mean = values.mean()
-            spread = np.square(values - mean).sum()
-            row[:] = values.size, mean, spread, values.min(), values.max()
-    return rows
-
-
-def _integer_moments(image: Raw, bands: Sequence[Band]) -> NDArray[np.float64]:
-    """`moments` of integer codes, by sums of codes and of their squares, which float64 holds exactly."""
-    flat = image.reshape(len(image), -1)
-    sums = np.zeros((2, flat.shape[1]))
-    for start in range(0, len(flat), BLOCK):
-        part = flat[start : start + BLOCK].astype(np.float64)
-        sums[0] += part.sum(axis=0)
-        sums[1] += np.einsum("ij,ij->j", part, part)
-    totals = sums.astype(np.int64).reshape(2, -1, len(bands)).sum(axis=1)
-    low = flat.min(axis=0).reshape(-1, len(bands)).min(axis=0)
-    high = flat.max(axis=0).reshape(-1, len(bands)).max(axis=0)
-    gaps = _gaps(flat, bands)
-    rows = np.zeros((len(bands), 5))
-    for i, band in enumerate(bands):
-        code = int(band.nodata)
-        count = flat.size // len(bands) - gaps[i]
-        if not count:
-            continue
-        if low[i] == code:
-            low[i] = np.where(image[..., i] == code, high[i], image[..., i]).min()
-        elif high[i] == code:
-            high[i] = np.where(image[..., i] == code, low[i], image[..., i]).max()
-        total = int(totals[0, i]) - gaps[i] * code
-        squares = int(totals[1, i]) - gaps[i] * code * code
-        rows[i] = (
-            count,
-            total / count * band.scale + band.offset,
-            (count * squares - total * total) / count * band.scale**2,
-            low[i] * band.scale + band.offset,
-            high[i] * band.scale + band.offset,
-        )
-    return rows
-
-
-def _gaps(flat: Raw, bands: Sequence[Band]) -> list[int]:
-    """How many pixels of each band are no data; `flat` is (S, S * B)."""
-    size = flat.shape[1] // len(bands)
-    missing = flat == np.tile(np.array([band.nodata for band in bands], flat.dtype), size)
-    if not missing.any():
-        return [0] * len(bands)
-    per_column = np.count_nonzero(missing, axis=0)
-    gaps: list[int] = per_column.reshape(size, -1).sum(axis=0).tolist()
-    return gaps
 
 
 def pixel_sample(image: Raw, bands: Sequence[Band]) -> NDArray[np.float32]:

@@ -1,10 +1,12 @@
 """Spreading work over an executor; the first error ends it."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any, TypeVar
 
 from glacier.errors import GlacierError
@@ -25,11 +27,27 @@ class Here(Executor):
 @contextmanager
 def executor(workers: int) -> Iterator[Executor]:
     """`workers` processes, or this one alone for 1. Leaving it drops what still waits."""
-    pool = Here() if workers == 1 else ProcessPoolExecutor(workers, get_context("spawn"))
+    pool = Here() if workers == 1 else _processes(workers)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _processes(workers: int) -> Executor:
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Have this process end when its parent has, even if killed; it would write into what comes after."""
+    parent = parent_process()
+    assert parent is not None, "a worker has a parent"
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def spread(

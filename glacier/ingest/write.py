@@ -10,6 +10,7 @@ from glacier.console import Track, silence
 from glacier.errors import GlacierError
 from glacier.ingest.attributes import name_attributes
 from glacier.ingest.commit import commit
+from glacier.ingest.lock import locked
 from glacier.ingest.pack import needs
 from glacier.ingest.place import Place, choose_place
 from glacier.ingest.plan import Options, Plan, columns, make_plan, source_record
@@ -33,7 +34,7 @@ CHANGED = (
 class Report:
     """What an ingest did."""
 
-    store: Path
+    store: Path | str
     tiles: int
     """Tiles in the store."""
     tile_size: int
@@ -51,7 +52,7 @@ class Report:
 def ingest(
     source: Path,
     scenes: Sequence[Scene],
-    out: Path,
+    out: Path | str,
     options: Options,
     *,
     workers: int = 1,
@@ -65,22 +66,23 @@ def ingest(
     Args:
         source: the folder or file the scenes were found in.
         scenes: as `find_scenes` yields them; each with labels.
-        out: the store's folder.
+        out: the store's folder; text is an address.
         options: how to cut, pack and label.
         workers: processes.
         overwrite: build beside what stands at `out`, and put it in its place once complete.
         track: shows progress.
 
     Raises:
-        GlacierError: bad input (nothing is written), or `out` holds something else.
+        GlacierError: bad input (nothing is written), `out` holds something else, or another ingest has it.
     """
-    out = out.resolve()
+    out = out.resolve() if isinstance(out, Path) else out
     record = source_record(source, scenes, options)
     note = {**record, "version": __version__}
-    place = choose_place(out, record, note, overwrite)
-    if place is None:
-        return nothing_to_do(out)
-    return build(place, record, name_attributes(scenes, options.classes), options, workers, track)
+    with locked(out):
+        place = choose_place(out, record, note, overwrite)
+        if place is None:
+            return nothing_to_do(out)
+        return build(place, record, name_attributes(scenes, options.classes), options, workers, track)
 
 
 def build(
@@ -92,7 +94,7 @@ def build(
     track: Track,
     folds: Mapping[str, int] | None = None,
 ) -> Report:
-    """Build a store at `place` and put it where it is to stand; as `ingest`.
+    """Build a store at `place`, which is locked, and put it where it is to stand; as `ingest`.
 
     Args:
         place: where.
@@ -172,14 +174,14 @@ def write_all(
     return len(finished)
 
 
-def nothing_to_do(out: Path) -> Report:
+def nothing_to_do(out: Path | str) -> Report:
     """The report where all is done already."""
     with Store(out) as store:
         return Report(out, len(store), store.meta.tile_size, 0, (), 0, fresh=False)
 
 
 def report(
-    out: Path, writer: StoreWriter, scenes: Sequence[Scene], surveys: Sequence[Survey], resumed: int
+    out: Path | str, writer: StoreWriter, scenes: Sequence[Scene], surveys: Sequence[Survey], resumed: int
 ) -> Report:
     """The report of an ingest that has ended well."""
     empty = tuple(s.name for s, found in zip(scenes, surveys, strict=True) if not found.tiles)

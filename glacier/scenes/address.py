@@ -1,8 +1,10 @@
 """Files at addresses: http(s) and object stores, by obstore, which retries and reads on by byte ranges."""
 
-from typing import Any
+import obstore
+from obstore.exceptions import BaseError
 
-from glacier.errors import GlacierError
+from glacier.addresses import open_address, said
+from glacier.errors import UnreachableError
 
 
 class AddressReader:
@@ -12,20 +14,16 @@ class AddressReader:
         """Find `address`; `request` is how many bytes to ask for at a time.
 
         Raises:
-            GlacierError: nothing there, or it cannot be reached.
+            UnreachableError: nothing there, or it cannot be reached.
         """
-        import obstore
-        from obstore.store import from_url
-
         self._address = address
         base, _, name = address.rpartition("/")
-        options: Any = {"allow_http": True, "connect_timeout": "10s"}
         try:
-            store = from_url(base, client_options=options)
+            store = open_address(base)
             self._file = obstore.open_reader(store, name, buffer_size=request)
             self.version = obstore.head(store, name).get("e_tag")
             """What the server calls this state of the file."""
-        except Exception as error:
+        except (BaseError, OSError) as error:
             raise self._error(error) from error
         self.size = self._file.size
         """bytes"""
@@ -34,16 +32,15 @@ class AddressReader:
         """At most `size` bytes, none at the end.
 
         Raises:
-            GlacierError: the address cannot be reached any more.
+            UnreachableError: the address cannot be reached any more.
         """
         try:
             return bytes(self._file.read(size))
-        except Exception as error:
+        except (BaseError, OSError) as error:
             raise self._error(error) from error
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _error(self, error: Exception) -> GlacierError:
-        """Obstore's errors are many, and long."""
-        return GlacierError(f"{self._address}: cannot be read ({str(error).splitlines()[0]})")
+    def _error(self, error: Exception) -> UnreachableError:
+        return UnreachableError(f"{self._address}: cannot be read ({said(error)})")

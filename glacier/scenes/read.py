@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
 from glacier.errors import GlacierError
+from glacier.scenes.bucket import BucketPath
 from glacier.scenes.convert import converted
 from glacier.scenes.files import alpha_bands, open_raster
 from glacier.scenes.scene import RasterLabel, Scene, SourceBand, Window
@@ -42,7 +43,8 @@ def _settings(scene: Scene) -> rasterio.Env:
     """
     label = (scene.label,) if isinstance(scene.label, RasterLabel) else ()
     rasters: tuple[SourceBand | RasterLabel, ...] = (*scene.bands, *label)
-    tiffs = all(raster.path.suffix.lower() in (".tif", ".tiff") for raster in rasters)
+    paths = [raster.path for raster in rasters]
+    tiffs = all(p.suffix.lower() in (".tif", ".tiff") and not isinstance(p, BucketPath) for p in paths)
     mapped = tiffs and parent_process() is not None
     masked = any(raster.masked for raster in rasters)
     return rasterio.Env(

@@ -27,13 +27,21 @@ class Chunks:
         Raises:
             ValueError, RuntimeError, OSError: it is missing or damaged.
         """
+        self.find(tile)
+        out[...] = self.array[tile, y : y + out.shape[0], x : x + out.shape[1]]
+
+    def find(self, tile: int) -> None:
+        """Make sure that there are all chunks of a tile.
+
+        Raises:
+            ValueError, RuntimeError, OSError: one is missing, or its shard's index is damaged.
+        """
         outer = (self.array.shards or self.array.chunks)[0]
         number, place = divmod(tile, outer)
         if number not in self._present:
             self._present[number] = self._find(number)
         if not self._present[number][place // self.array.chunks[0]].all():
             raise ValueError("a chunk of it is missing")
-        out[...] = self.array[tile, y : y + out.shape[0], x : x + out.shape[1]]
 
     def will_read(self, tile: int) -> None:
         """Nothing: zarr-python has no word for it."""

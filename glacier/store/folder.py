@@ -1,11 +1,14 @@
 """Where a store's files lie: the few things that its writer asks of a place."""
 
+import errno
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
+
+from glacier.errors import GlacierError
 
 UNFINISHED = "unfinished"
 """The folder of what only an unfinished store needs."""
@@ -24,17 +27,28 @@ class Folder:
 
     @contextmanager
     def writing(self, key: str) -> Iterator[BinaryIO]:
-        """A new file, put in the place of `key` at once when it is whole; an error leaves nothing."""
-        aside = self.path / UNFINISHED / f"{uuid4().hex}{PARTIAL}"
-        aside.parent.mkdir(parents=True, exist_ok=True)
+        """A new file, put in the place of `key` at once when it is whole; an error leaves nothing.
+
+        Raises:
+            GlacierError: the disk is full, or nothing can be written to it.
+        """
+        aside, target = self.path / UNFINISHED / f"{uuid4().hex}{PARTIAL}", self.path / key
         try:
+            aside.parent.mkdir(parents=True, exist_ok=True)
             with aside.open("wb") as file:
                 yield file
-            target = self.path / key
             target.parent.mkdir(parents=True, exist_ok=True)
             aside.replace(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
+            raise GlacierError(
+                f"{self.path}: {key} cannot be written ({error.strerror}); nothing is lost, make room and "
+                "give the same command again to go on"
+            ) from error
         finally:
-            aside.unlink(missing_ok=True)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                aside.unlink()
 
     def put(self, key: str, data: bytes) -> None:
         """Write a whole file, or nothing."""

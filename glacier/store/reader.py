@@ -1,6 +1,6 @@
 """Reading a store: what is in it, and windows of its tiles."""
 
-import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -10,20 +10,24 @@ from typing import Any, Protocol, Self
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from obstore.exceptions import BaseError
 from zarr.abc.store import Store as ZarrStore
-from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore
 
-from glacier.errors import GlacierError
+from glacier.addresses import said
+from glacier.errors import GlacierError, UnreachableError
 from glacier.machine import cores
 from glacier.store.bands import Raw
 from glacier.store.chunks import Chunks
-from glacier.store.schema import Meta, incomplete
-from glacier.store.shards import Shards, tiles_per_known_shard
-from glacier.store.writer import NOTE, ROOT
+from glacier.store.place import Place
+from glacier.store.schema import Meta
+from glacier.store.shards import OPEN, Shards, tiles_per_known_shard
+from glacier.store.writer import PIXELS
 
-DAMAGE = (ValueError, RuntimeError, OSError, SystemError, MemoryError)
-"""What damaged bytes make Zarr, NumPy and numcodecs raise."""
+FAR = 16
+"""Windows at a time, per core, where each has to be waited for from a server."""
+
+DAMAGE = (ValueError, RuntimeError, OSError, SystemError, MemoryError, BaseError)
+"""What damaged bytes make Zarr, NumPy and numcodecs raise, and unreachable ones obstore."""
 
 
 class Windows(Protocol):
@@ -41,24 +45,27 @@ class Windows(Protocol):
 class Store:
     """A complete store, opened for reading. Safe to use from several threads."""
 
-    def __init__(self, path: Path | str | ZarrStore, threads: int = 0) -> None:
+    def __init__(self, path: Path | str | ZarrStore, threads: int = 0, *, whole: bool = True) -> None:
         """Open `path`.
 
         Args:
-            path: the store's folder; or an address that fsspec knows (`s3://…`), or a store of
+            path: the store's folder; or an address (`s3://…`, `https://…`); or a store of
                 zarr-python's, which then reads it.
-            threads: how many windows are decoded at a time; 0 for one per core.
+            threads: how many windows are decoded at a time; 0 for one per core, or 16 where they come
+                from an address.
+            whole: hold it for an error, in a folder, that a shard is missing.
 
         Raises:
             GlacierError: no store there, an incomplete one, or one of another schema.
         """
-        self.path, self._folder, place = _place(path)
-        self.meta = Meta.from_attributes(_attributes(self._folder, place), self.path)
-        self.threads = threads or cores()
+        self._place = Place(path)
+        self.path = self._place.path
+        self.meta = Meta.from_attributes(self._place.attributes(), self.path)
+        self.threads = threads or cores() * (FAR if self._place.objects else 1)
         """How many windows are decoded at a time."""
         size = self.meta.tile_size
         try:
-            self._group = zarr.open_group(place, mode="r")
+            self._group = zarr.open_group(self._place.zarr, mode="r")
             self._count = int(self._open("image").shape[0])
             for name, expected in (
                 ("image", (self._count, size, size, len(self.meta.bands), self.meta.dtype)),
@@ -70,13 +77,15 @@ class Store:
                         f"{self.path}: {name} is {found}, expected {expected}; make the store again"
                     )
             self._image, self._label = self._tiles("image"), self._tiles("label")
+        except BaseError as error:
+            raise UnreachableError(f"{self.path}: cannot be reached ({said(error)})") from error
         except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
             raise GlacierError(
                 f"{self.path}: an array is damaged ({error}); make the store again"
             ) from error
-        if self._folder:
-            for name in ("image", "label"):
-                self._nothing_missing(name)
+        if self._place.folder and whole:
+            for name in PIXELS:
+                self.nothing_missing(name)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="glacier-read")
 
     def __enter__(self) -> Self:
@@ -103,13 +112,30 @@ class Store:
 
     def array(self, name: str) -> NDArray[Any]:
         """A whole small array, e.g. `fold` (tile,) or `origin` (tile, 2)."""
-        self._nothing_missing(name)
         try:
+            self.nothing_missing(name)
             return np.asarray(self._open(name)[...])
+        except BaseError as error:
+            raise UnreachableError(f"{self.path}: {name} cannot be reached ({said(error)})") from error
         except (ValueError, RuntimeError, OSError) as error:
             raise GlacierError(
                 f"{self.path}: {name} cannot be decoded ({error}); make the store again"
             ) from error
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an array, read from nothing but its metadata."""
+        return tuple(self._open(name).shape)
+
+    def document(self, name: str = "") -> dict[str, Any]:
+        """The `zarr.json` of an array, or of the root.
+
+        Raises:
+            GlacierError: it is missing, cannot be reached, or is damaged.
+        """
+        try:
+            return self._place.document(name)
+        except FileNotFoundError as error:
+            raise GlacierError(f"{self.path}: {error} is missing; make the store again") from error
 
     @property
     def name(self) -> str:
@@ -143,6 +169,17 @@ class Store:
         out = np.empty((self.meta.tile_size,) * 2, np.uint8)
         self._decode("label", self._label, tile, 0, 0, out)
         return out
+
+    def find(self, name: str, tile: int) -> None:
+        """Make sure, without decoding it, that a tile of `image` or `label` is there.
+
+        Raises:
+            GlacierError: it is missing, or its shard's index is damaged.
+        """
+        try:
+            (self._image if name == "image" else self._label).find(tile)
+        except DAMAGE as error:
+            raise self._damaged(name, tile, error) from error
 
     def read_into(self, samples: NDArray[np.void], out: Windows) -> None:
         """Read one window per sample.
@@ -179,15 +216,19 @@ class Store:
                     raise self._damaged(name, tile, error) from error
 
     def _open(self, name: str) -> Any:
-        return self._group[name]
+        try:
+            return self._group[name]
+        except KeyError as error:
+            raise GlacierError(f"{self.path}: there is no {name}; make the store again") from error
 
     def _tiles(self, name: str) -> Shards | Chunks:
-        """Straight from the file where a folder holds glacier's own codec chain; else by zarr-python."""
-        array = self._open(name)
-        if self._folder:
-            document = json.loads((self._folder / name / ROOT).read_bytes())
-            if per_shard := tiles_per_known_shard(document, array.dtype.itemsize):
-                return Shards(self._folder / name, array.shape, array.dtype.name, per_shard)
+        """Straight from the bytes where they are in glacier's own codec chain; else by zarr-python."""
+        array, place = self._open(name), self._place
+        if place.folder or place.objects:
+            per_shard = tiles_per_known_shard(self.document(name), array.dtype.itemsize)
+            if per_shard:
+                keep = OPEN if place.folder else sys.maxsize
+                return Shards(name, place.open_shard, array.shape, array.dtype.name, per_shard, keep)
         return Chunks(array)
 
     def _decode(self, name: str, tiles: Shards | Chunks, tile: int, y: int, x: int, out: Raw) -> None:
@@ -199,11 +240,13 @@ class Store:
             raise self._damaged(name, tile, error) from error
 
     def _damaged(self, name: str, tile: int, error: BaseException) -> GlacierError:
+        if isinstance(error, ConnectionError | BaseError):
+            return UnreachableError(f"{self.path}: {name} of tile {tile} cannot be reached ({said(error)})")
         return GlacierError(
             f"{self.path}: {name} of tile {tile} cannot be decoded ({error}); make the store again"
         )
 
-    def _nothing_missing(self, name: str) -> None:
+    def nothing_missing(self, name: str) -> None:
         """Zarr reads a missing file as zeros; in a complete store it is a loss.
 
         Raises:
@@ -211,20 +254,15 @@ class Store:
         """
         array = self._open(name)
         rows, step = array.shape[0], (array.shards or array.chunks)[0]
-        for number in range(-(-rows // step)):
-            key = array.metadata.encode_chunk_key((number, *(0,) * (array.ndim - 1)))
-            if not self._has(f"{name}/{key}"):
+        places = [(number, *(0,) * (array.ndim - 1)) for number in range(-(-rows // step))]
+        keys = [f"{name}/{array.metadata.encode_chunk_key(place)}" for place in places]
+        for number, there in enumerate(self._place.have(keys)):
+            if not there:
                 first, last = number * step, min((number + 1) * step, rows) - 1
                 raise GlacierError(
-                    f"{self.path}: {name} of tiles {first} to {last} is missing ({name}/{key}); "
+                    f"{self.path}: {name} of tiles {first} to {last} is missing ({keys[number]}); "
                     "make the store again"
                 )
-
-    def _has(self, key: str) -> bool:
-        if self._folder:
-            return (self._folder / key).is_file()
-        place = self._group.store_path
-        return bool(sync(place.store.exists("/".join(filter(None, (place.path, key))))))
 
     def close_files(self) -> None:
         """Let go of all files; what is read next opens its own again."""
@@ -235,46 +273,6 @@ class Store:
         """End the reading threads and let go of all files."""
         self._pool.shutdown()
         self.close_files()
-
-
-def _place(path: Path | str | ZarrStore) -> tuple[Path | str, Path | None, ZarrStore]:
-    """What to call a store, its folder if it is one, and zarr-python's view of it."""
-    if isinstance(path, ZarrStore):
-        return str(path), None, path
-    if isinstance(path, str) and "://" in path:
-        try:
-            return path, None, FsspecStore.from_url(path, read_only=True)
-        except (ImportError, ValueError) as error:
-            raise GlacierError(
-                f"{path}: cannot be reached ({error}); install what fsspec needs for it"
-            ) from error
-    folder = Path(path)
-    return folder, folder, LocalStore(folder, read_only=True)
-
-
-def _attributes(folder: Path | None, place: ZarrStore) -> dict[str, Any]:
-    """The root group's attributes."""
-    if not folder:
-        try:
-            return dict(zarr.open_group(place, mode="r").attrs)
-        except FileNotFoundError as error:
-            raise GlacierError(f"{place}: no store here") from error
-        except OSError as error:
-            raise GlacierError(f"{place}: cannot be reached ({error})") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise GlacierError(f"{place}: damaged ({error}); make the store again") from error
-    root = folder / ROOT
-    if not root.is_file():
-        if (folder / NOTE).is_file():
-            raise incomplete(folder)
-        raise GlacierError(f"{folder}: no store here; make one with `glacier ingest SOURCE --out {folder}`")
-    try:
-        attributes = json.loads(root.read_bytes())["attributes"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise GlacierError(f"{root}: damaged ({error}); make the store again") from error
-    if not isinstance(attributes, dict):
-        raise GlacierError(f"{root}: damaged (no attributes); make the store again")
-    return attributes
 
 
 def only_store(folder: Path) -> Path:

@@ -1,8 +1,11 @@
 """Schema 1 of the store: the only definition of its arrays, their chunks and its attributes."""
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
+
+from crc32c import crc32c
 
 from glacier.classes import Class
 from glacier.errors import GlacierError
@@ -68,7 +71,7 @@ class Meta:
 
     def to_attributes(self) -> dict[str, Any]:
         """The root group's attributes in a complete store."""
-        return {
+        attributes = {
             "schema": SCHEMA,
             "complete": True,
             "tile_size": self.tile_size,
@@ -81,6 +84,7 @@ class Meta:
             "created_by": self.created_by,
             "source": self.source,
         }
+        return {**attributes, "checksum": checksum(attributes)}
 
     @classmethod
     def from_attributes(cls, attributes: dict[str, Any], path: object) -> Self:
@@ -111,6 +115,12 @@ class Meta:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise GlacierError(f"{path}: attributes are damaged ({error}); make the store again") from error
+
+
+def checksum(attributes: dict[str, Any]) -> int:
+    """crc32c of the root group's attributes, whatever `checksum` they hold themselves."""
+    rest = {key: value for key, value in attributes.items() if key != "checksum"}
+    return int(crc32c(json.dumps(rest, sort_keys=True).encode()))
 
 
 def incomplete(path: object) -> GlacierError:

@@ -1,4 +1,4 @@
-"""Tiles of a sharded array, decoded straight from the file.
+"""Tiles of a sharded array, decoded straight from the file or the object.
 
 Kept to the codec chain of glacier's own stores: a shard of one chunk per tile, its index at the end
 with a checksum; in each chunk bytes, blosc, crc32c. What a file claims is checked before it is believed.
@@ -7,8 +7,9 @@ with a checksum; in each chunk bytes, blosc, crc32c. What a file claims is check
 import mmap
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from crc32c import crc32c
@@ -76,36 +77,71 @@ def decode(chunk: memoryview, out: NDArray[Any]) -> None:
     blosc.decompress(body, out)
 
 
-class _Shard:
+class Shard(Protocol):
+    """The bytes of one shard, wherever they are."""
+
+    size: int
+    """Bytes."""
+    tail: memoryview
+    """Its last bytes, as many as an index has."""
+
+    def part(self, start: int, stop: int) -> memoryview:
+        """Bytes `start` to `stop`."""
+
+    def ahead(self, start: int, stop: int) -> None:
+        """Have bytes `start` to `stop` fetched ahead, if that can be."""
+
+
+class MappedShard:
     """A shard in memory by name only: the kernel reads what is touched."""
 
-    def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def __init__(self, path: Path, tail: int) -> None:
+        try:
+            with path.open("rb") as file:
+                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError as error:
+            raise ValueError(f"{path} is missing") from error
         self.view = memoryview(self.map)
+        self.size = len(self.view)
+        self.tail = self.part(max(0, self.size - tail), self.size)
 
     def part(self, start: int, stop: int) -> memoryview:
         """Bytes `start` to `stop`; touching a page that the file no longer has would end the process."""
-        if self.map.size() != len(self.view):
-            raise ValueError(f"its shard was {len(self.view)} bytes and is {self.map.size()} now")
+        if self.map.size() != self.size:
+            raise ValueError(f"its shard was {self.size} bytes and is {self.map.size()} now")
         return self.view[start:stop]
+
+    def ahead(self, start: int, stop: int) -> None:
+        """Have the kernel read ahead."""
+        page = start // mmap.PAGESIZE * mmap.PAGESIZE
+        self.map.madvise(mmap.MADV_WILLNEED, page, stop - page)
 
 
 class Shards:
-    """One sharded array of a store in a folder, a tile to a chunk. Safe to use from several threads."""
+    """One sharded array of a store, a tile to a chunk. Safe to use from several threads."""
 
-    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: str, per_shard: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        open_shard: Callable[[str, int], Shard],
+        shape: tuple[int, ...],
+        dtype: str,
+        per_shard: int,
+        keep: int,
+    ) -> None:
         """Open nothing yet.
 
         Args:
-            folder: the array's.
+            name: of the array.
+            open_shard: (key, bytes of an index) -> a shard.
             shape: of the array, tiles first.
             dtype: of its items.
             per_shard: tiles in a shard.
+            keep: how many shards are held open.
         """
-        self.folder, self.shape, self.dtype, self.per_shard = folder, shape, dtype, per_shard
-        self._indexes: dict[int, Index] = {}
-        self._open: dict[int, _Shard] = {}
+        self.name, self.shape, self.dtype, self.per_shard = name, shape, dtype, per_shard
+        self._open_shard, self._keep = open_shard, keep
+        self._open: dict[int, tuple[Shard, Index]] = {}
         self._lock = threading.Lock()
         self._scratch = threading.local()
 
@@ -132,17 +168,23 @@ class Shards:
         shard, start, length = self._locate(tile)
         return shard.part(start, start + length)
 
+    def find(self, tile: int) -> None:
+        """Make sure that a tile's chunk is there.
+
+        Raises:
+            ValueError, OSError: it is missing, or its shard is damaged.
+        """
+        self._locate(tile)
+
     def will_read(self, tile: int) -> None:
-        """Have the kernel read a tile's chunk ahead."""
+        """Have a tile's chunk read ahead."""
         shard, start, length = self._locate(tile)
-        page = start // mmap.PAGESIZE * mmap.PAGESIZE
-        shard.map.madvise(mmap.MADV_WILLNEED, page, start + length - page)
+        shard.ahead(start, start + length)
 
     def close(self) -> None:
         """Let go of all files."""
         with self._lock:
             self._open.clear()
-            self._indexes.clear()
 
     def _whole(self) -> Raw:
         """Memory for one tile, each thread's own."""
@@ -151,30 +193,31 @@ class Shards:
         whole: Raw = self._scratch.tile
         return whole
 
-    def _locate(self, tile: int) -> tuple[_Shard, int, int]:
+    def _locate(self, tile: int) -> tuple[Shard, int, int]:
         """A tile's shard, and offset and length of its chunk there, bytes."""
         shard, index = self._shard(tile // self.per_shard)
         start, length = index[tile % self.per_shard].tolist()
         if start == length == MISSING:
             raise ValueError("its chunk is missing")
-        end = len(shard.view) - index_bytes(self.per_shard)
+        end = shard.size - index_bytes(self.per_shard)
         if start + length > end:
             raise ValueError(f"its chunk ends at byte {start + length} of a shard with {end}")
         return shard, start, length
 
-    def _shard(self, number: int) -> tuple[_Shard, Index]:
+    def _shard(self, number: int) -> tuple[Shard, Index]:
+        """A shard and its index; two threads may both open it, none waits for another."""
         with self._lock:
-            shard = self._open.pop(number, None)
-            if shard is None:
-                shard = _Shard(self.folder.joinpath("c", str(number), *"0" * (len(self.shape) - 1)))
-                if len(self._open) >= OPEN:
-                    del self._open[next(iter(self._open))]
-            if number not in self._indexes:
-                size = index_bytes(self.per_shard)
-                start = max(0, len(shard.view) - size)
-                self._indexes[number] = parse_index(bytes(shard.part(start, start + size)), self.per_shard)
-            self._open[number] = shard
-            return shard, self._indexes[number]
+            if number in self._open:
+                self._open[number] = self._open.pop(number)
+                return self._open[number]
+        key = "/".join((self.name, "c", str(number), *"0" * (len(self.shape) - 1)))
+        shard = self._open_shard(key, index_bytes(self.per_shard))
+        index = parse_index(bytes(shard.tail), self.per_shard)
+        with self._lock:
+            while len(self._open) >= self._keep:
+                del self._open[next(iter(self._open))]
+            self._open[number] = shard, index
+        return shard, index
 
 
 def tiles_per_known_shard(document: dict[str, Any], itemsize: int) -> int | None:

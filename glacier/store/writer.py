@@ -19,7 +19,8 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from glacier.errors import GlacierError
-from glacier.store.folder import UNFINISHED, Folder
+from glacier.store.folder import UNFINISHED
+from glacier.store.objects import Storage
 from glacier.store.schema import ITEMSIZE, ArraySpec, Codec, Meta, array_specs, tiles_per_shard
 from glacier.store.shards import CHECKSUM, ENTRY, MISSING, index_bytes, parse_index
 
@@ -49,13 +50,13 @@ class Tile:
 
 
 class StoreWriter:
-    """A store under construction in a folder, or one to which tiles are added.
+    """A store under construction, in a folder or at an address, or one to which tiles are added.
 
     Safe to hand to other processes.
     """
 
     def __init__(
-        self, folder: Folder, meta: Meta, tiles: int, scenes: int, *, first: int = 0, per_shard: int = 0
+        self, folder: Storage, meta: Meta, tiles: int, scenes: int, *, first: int = 0, per_shard: int = 0
     ) -> None:
         """Write nothing yet.
 
@@ -118,8 +119,9 @@ class StoreWriter:
                 small.append(tile.small)
             image.finish()
             label.finish()
-        with self.folder.writing(_kept(shard)) as file:
-            np.savez(file, allow_pickle=False, **{k: np.stack([s[k] for s in small]) for k in small[0]})
+        kept = io.BytesIO()
+        np.savez(kept, allow_pickle=False, **{k: np.stack([s[k] for s in small]) for k in small[0]})
+        self.folder.put(_kept(shard), kept.getvalue())
 
     def _begin(self, name: str, shard: int, file: BinaryIO) -> "ShardFile":
         """A shard's new file, with the tiles in it that the shard holds already."""
@@ -223,7 +225,7 @@ def _checksum(data: bytes) -> bytes:
     return crc32c(data).to_bytes(CHECKSUM, "little")
 
 
-def is_whole(folder: Folder, key: str, slots: int, chunks: int) -> bool:
+def is_whole(folder: Storage, key: str, slots: int, chunks: int) -> bool:
     """Whether a shard's file is there, with so many chunks of its slots (0: all) and none cut short.
 
     Its index is intact then, and the last chunk ends where the index begins.

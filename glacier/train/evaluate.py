@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from glacier.addresses import is_address
 from glacier.classes import IGNORE
 from glacier.config import Config
 from glacier.console import Track, silence, warn
@@ -198,10 +199,11 @@ def no_data(store: Store, raw: Tensor) -> Tensor:
     return (part == codes[:, None, None]).all(dim=1)
 
 
-def store_of(config: Config, given: Path | None) -> Store:
+def store_of(config: Config, given: Path | str | None) -> Store:
     """The store given, that of the settings if it is still there, or the only one here."""
-    own = Path(config.data.store)
-    return Store(given or (own if own.name and own.is_dir() else only_store(Path())))
+    own = config.data.store
+    there = is_address(own) or (own and Path(own).is_dir())
+    return Store(given or (own if there else only_store(Path())))
 
 
 def places_or_none(store: Store, places: list[int]) -> list[int] | None:

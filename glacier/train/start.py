@@ -30,7 +30,7 @@ class Request:
 
     config: Path | None = None
     """TOML, or the name of a shipped configuration."""
-    store: Path | None = None
+    store: Path | str | None = None
     out: Path | None = None
     fold: int | str | None = None
     """The fold held out, or `all`: one run after the other."""
@@ -83,7 +83,7 @@ def _resolved(request: Request) -> tuple[Config, Store, str]:
     one = request.fold is not None and request.fold != "all"
     given = [*request.settings, *([f"train.fold={request.fold}"] if one else [])]
     config = Config.load(found(request.config) if request.config else shipped(default), given)
-    store = Store(request.store or Path(config.data.store or only_store(Path())))
+    store = Store(request.store or config.data.store or only_store(Path()))
     config = config.replaced("data", store=str(store.path))
     if request.config is None:
         config = _fitted(config, store, parse_settings(given))

@@ -37,7 +37,7 @@ class Rated:
     matrix: NDArray[np.int64]
 
 
-def write_report(run: Path, html: Path | None, store: Path | None) -> Path:
+def write_report(run: Path, html: Path | None, store: Path | str | None) -> Path:
     """Write the page about a run; where it lies.
 
     Raises:

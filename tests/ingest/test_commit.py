@@ -268,6 +268,17 @@ def test_a_swap_cut_off_is_mended(source, tmp_path):
     assert sorted(f.name for f in tmp_path.iterdir()) == ["in", "s.zarr"]
 
 
+def test_a_swap_cut_off_before_it_began_is_ended_and_nothing_done_again(source, tmp_path, monkeypatch):
+    out = tmp_path / "s.zarr"
+    run(source, out)
+    interrupted(monkeypatch, "Place.finish", lambda: run(source, out, OTHER, overwrite=True))
+    assert Store(out).meta.dtype == "int16"
+    assert not run(source, out, OTHER, overwrite=True).fresh
+    assert Store(out).meta.dtype == "float32"
+    assert run(source, out, OTHER, overwrite=True).fresh
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["in", "s.zarr"]
+
+
 def test_a_wrong_class_map_does_not_cost_what_is_there(source, tmp_path, monkeypatch):
     out = tmp_path / "s.zarr"
     interrupted(monkeypatch, "commit", lambda: run(source, out))

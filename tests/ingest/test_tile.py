@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from glacier.errors import GlacierError
 from glacier.ingest.survey import Range
-from glacier.ingest.tile import moments
 from glacier.store.bands import Band
+from glacier.store.measures import moments
 from tests.helpers import make_store, write_raster
 
 

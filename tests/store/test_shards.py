@@ -15,7 +15,7 @@ from zarr.storage import LocalStore, MemoryStore, ZipStore
 from glacier.errors import GlacierError
 from glacier.pipeline.buffer import Buffer
 from glacier.pipeline.order import SAMPLE
-from glacier.store import shards
+from glacier.store import reader
 from glacier.store.reader import Store
 from glacier.store.shards import HEADER, MISSING, Shards, index_bytes, parse_index
 
@@ -74,7 +74,7 @@ def open_as(kind, path, tmp_path):
 def test_every_way_in_reads_the_same(store, tmp_path, kind):
     group = zarr.open_group(store.path, mode="r")
     with open_as(kind, store.path, tmp_path) as opened:
-        assert isinstance(opened._image, Shards) == (kind == "folder")
+        assert isinstance(opened._image, Shards) == (kind in ("folder", "address"))
         assert len(opened) == len(store)
         assert opened.meta == store.meta
         np.testing.assert_array_equal(opened.fold, store.fold)
@@ -261,8 +261,7 @@ def test_a_damaged_chunk_is_the_right_tile_or_a_named_error(store, copy, name, d
         for tile in np.repeat(np.arange(len(store)), 6).tolist():
             shard = Shard(shard_file(copy, name, tile // per_shard), per_shard)
             shard.write(damage(shard, tile % per_shard, rng))
-            tiles = Shards(copy / name, expected.shape, expected.dtype.name, per_shard)
-            setattr(opened, f"_{name}", tiles)
+            setattr(opened, f"_{name}", opened._tiles(name))
             found = read_or_named_error(opened, name, tile)
             if found is None:
                 errors += 1
@@ -308,7 +307,7 @@ def test_a_file_that_shrinks_while_it_is_open_is_an_error(copy):
 
 
 def test_shards_are_let_go_and_opened_again(store, monkeypatch):
-    monkeypatch.setattr(shards, "OPEN", 2)
+    monkeypatch.setattr(reader, "OPEN", 2)
     with Store(store.path) as opened:
         for tile in np.random.default_rng(0).integers(0, 36, 100).tolist():
             np.testing.assert_array_equal(opened.image(tile), store.image(tile))

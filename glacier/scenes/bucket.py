@@ -1,0 +1,150 @@
+"""Sources in a bucket: paths that ask it what others ask a file system, and whose bytes GDAL reads."""
+
+import errno
+import os
+import stat
+from collections.abc import Generator
+from pathlib import Path, PosixPath
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+
+from glacier.addresses import is_address, open_address, said
+from glacier.errors import GlacierError, UnreachableError
+
+ROOT = "/vsis3"
+"""GDAL's name for all buckets; as far as paths go, a folder."""
+PATIENCE = {
+    "GDAL_HTTP_CONNECTTIMEOUT": "5",
+    "GDAL_HTTP_TIMEOUT": "60",
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "0.2",
+}
+"""GDAL's; as `addresses.CLIENT` and `PATIENCE`."""
+
+
+def located(place: Path | str) -> Path:
+    """A path as it is; an address `s3://BUCKET/KEY` as one that can be listed and read like a folder.
+
+    Raises:
+        GlacierError: another kind of address.
+    """
+    if not is_address(place):
+        return Path(place)
+    kind, _, key = str(place).partition("://")
+    if kind != "s3" or not key.strip("/"):
+        raise GlacierError(f"{place}: expected a path, or s3://BUCKET/KEY")
+    _listings.clear()  # buckets change between commands
+    return BucketPath(ROOT, key.strip("/"))
+
+
+class BucketPath(PosixPath):
+    """`/vsis3/BUCKET/KEY`: an object, or what lies below it, listed once in a process.
+
+    It goes wherever paths go, worker processes too; in messages it is `s3://BUCKET/KEY`.
+    """
+
+    def __format__(self, spec: str) -> str:
+        return format(f"s3://{'/'.join(self.parts[2:])}", spec)
+
+    def resolve(self, strict: bool = False) -> Self:
+        """As it is: buckets have no links."""
+        return self
+
+    def exists(self, *, follow_symlinks: bool = True) -> bool:
+        """Whether there is an object here, or one below."""
+        return self.is_file() or self.is_dir()
+
+    def is_file(self) -> bool:
+        """Whether there is an object here."""
+        return self._about() is not None
+
+    def is_dir(self) -> bool:
+        """Whether there is an object below."""
+        return any(self in path.parents for path in _below(self))
+
+    def iterdir(self) -> Generator[Self, None, None]:
+        """Objects and folders directly here."""
+        return (type(self)(path) for path in _below(self) if path.parent == self)
+
+    def rglob(self, pattern: str, **_: Any) -> Generator[Self, None, None]:
+        """All objects and folders below, by the one pattern that is asked for."""
+        assert pattern == "*", pattern
+        return (type(self)(path) for path in _below(self) if self in path.parents)
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        """Size and time of change.
+
+        Raises:
+            FileNotFoundError: there is no object here.
+        """
+        about = self._about()
+        if about is None:
+            raise FileNotFoundError(errno.ENOENT, "no such object", f"{self}")
+        changed = int(about["last_modified"].timestamp() * 1e9)
+        sequence = (stat.S_IFREG, 0, 0, 0, 0, 0, about["size"], 0, 0, 0)
+        return os.stat_result(sequence, {"st_mtime_ns": changed})
+
+    def __fspath__(self) -> str:
+        """The name that GDAL knows; whoever asks is told where the bucket is as well."""
+        _tell_gdal()
+        return super().__fspath__()
+
+    def _about(self) -> Any:
+        """What the bucket says of the object here; None where there is none."""
+        if listing := _listing_of(self):
+            return listing.get(self)
+        bucket, *key = self.parts[2:]
+        try:
+            return obstore.head(open_address(f"s3://{bucket}"), "/".join(key))
+        except FileNotFoundError:
+            return None
+        except BaseError as error:
+            raise UnreachableError(f"{self}: cannot be reached ({said(error)})") from error
+
+
+Listing = dict[BucketPath, Any]
+"""All that lies below a path; None for folders."""
+_listings: dict[BucketPath, Listing] = {}
+
+
+def _listing_of(path: BucketPath) -> Listing | None:
+    """The listing that `path` lies in, if there is one."""
+    return next((found for top, found in _listings.items() if top == path or top in path.parents), None)
+
+
+def _below(path: BucketPath) -> Listing:
+    """The listing that `path` lies in, asked for where there is none yet."""
+    if (known := _listing_of(path)) is not None:
+        return known
+    bucket, *key = path.parts[2:]
+    found: Listing = {}
+    try:
+        for page in obstore.list(open_address(f"s3://{bucket}"), "/".join(key) or None):
+            for about in page:
+                file = BucketPath(ROOT, bucket, about["path"])
+                found[file] = about
+                found.update((folder, None) for folder in file.parents if path in folder.parents)
+    except FileNotFoundError:
+        pass
+    except BaseError as error:
+        raise UnreachableError(f"{path}: cannot be listed ({said(error)})") from error
+    _listings[path] = found
+    return found
+
+
+def _tell_gdal() -> None:
+    """Give GDAL, in its own words, what the environment says to obstore; worker processes inherit it."""
+    told = dict(PATIENCE)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        where = urlsplit(endpoint)
+        told["AWS_S3_ENDPOINT"] = where.netloc + where.path.rstrip("/")
+        told["AWS_HTTPS"] = "NO" if where.scheme == "http" else "YES"
+        hosted = os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() == "true"
+        told["AWS_VIRTUAL_HOSTING"] = "TRUE" if hosted else "FALSE"
+    if os.environ.get("AWS_SKIP_SIGNATURE", "").lower() == "true":
+        told["AWS_NO_SIGN_REQUEST"] = "YES"
+    os.environ.update(told)
