@@ -48,7 +48,13 @@ def test_packing_keeps_every_valid_value(data, dtype):
         nodata = data.draw(st.none() | st.integers(max(info.min, -40000), min(info.max, 65535)).map(float))
     values = data.draw(hnp.arrays(kind, (5, 7), elements=elements))
     valid = np.isfinite(values) & (values != nodata if nodata is not None else True)
-    band, raw = packed(values, valid, dtype, nodata)
+    try:
+        band, raw = packed(values, valid, dtype, nodata)
+    except GlacierError as error:
+        assert "stands far from all others" in str(error)
+        lone = np.unique(values[valid].astype(np.float64))
+        assert max(lone[1] - lone[0], lone[-1] - lone[-2]) > 10 * (lone[-2] - lone[1]) > 0
+        return
     back = band.unpack(raw)
     np.testing.assert_array_equal(np.isnan(back), ~valid)
     error = np.abs(back[valid] - values[valid].astype(np.float64))
