@@ -121,6 +121,9 @@ def synth(out: Path, layout: str, seed: int, count: int | None, size: int) -> No
               "[default: all; HKH: any]")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), help="Processes; default one per core.")
 @click.option(
+    "--scheduler", metavar="ADDRESS", help="Use the workers of this Dask scheduler, tcp://HOST:8786."
+)
+@click.option(
     "--overwrite", is_flag=True, help="Replace another store at OUT once the new one is complete."
 )
 @click.option("--append", "addition", type=PLACE, help="Add to this store, which says how to cut and pack.")

@@ -39,6 +39,7 @@ def run_ingest(
     folds: str,
     nodata: Nodata | None,
     workers: int | None,
+    scheduler: str | None,
     overwrite: bool,
     addition: Path | str | None = None,
     **options: Any,
@@ -53,6 +54,9 @@ def run_ingest(
     """
     if addition and (out or overwrite):
         raise UsageError("--append adds to a store that stands; leave out --out and --overwrite")
+    if scheduler and workers:
+        raise UsageError("--scheduler has workers of its own; leave out --workers")
+    hands = scheduler or workers or cores()
     part, root = _part_of_release(str(source), layout, hkh_source)
     if part and (labels or attribute or glcm):
         raise UsageError(
@@ -66,7 +70,7 @@ def run_ingest(
         nodata=nodata or (HKH.nodata if part else "all"),
         **options,
     )
-    target, processes = addition or out or Path(_name(str(source))), workers or cores()
+    target = addition or out or Path(_name(str(source)))
     lacked = "enough valid pixels" if settings.min_valid else "data"
     if part == "patches":
         if addition:
@@ -74,7 +78,7 @@ def run_ingest(
                 "--append: not the HKH release's patches; make a store of them, and add to that"
             )
         report, found = ingest_release(
-            str(source), target, settings, workers=processes, overwrite=overwrite,
+            str(source), target, settings, workers=hands, overwrite=overwrite,
             track=console.bar, say=console.note,
         )  # fmt: skip
         _tell_release(found)
@@ -89,16 +93,16 @@ def run_ingest(
             with Store(addition) as store:
                 bands = selection_for(store)
         scenes = find_scenes(
-            place, layout=layout, labels=located(labels) if labels else None,  # type: ignore[arg-type]
+            place, layout=layout, labels=located(labels).resolve() if labels else None,  # type: ignore[arg-type]
             attribute=attribute, glcm=glcm, bands=bands,
         )  # fmt: skip
     console.note(_found(scenes))
     if addition:
         asked = {name: getattr(settings, name) for name in given if hasattr(settings, name)}
-        report = append(place, scenes, addition, asked, workers=processes, track=console.bar)
+        report = append(place, scenes, addition, asked, workers=hands, track=console.bar)
     else:
         report = ingest(
-            place, scenes, target, settings, workers=processes, overwrite=overwrite, track=console.bar
+            place, scenes, target, settings, workers=hands, overwrite=overwrite, track=console.bar
         )
     _tell(report, target, lacked, by_name=True)
 

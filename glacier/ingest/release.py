@@ -18,6 +18,7 @@ from glacier.ingest.place import Place, choose_place
 from glacier.ingest.plan import Options
 from glacier.ingest.work import executor
 from glacier.ingest.write import Report, build, nothing_to_do
+from glacier.machine import cores
 from glacier.scenes.archive import LARGEST, PIECE, identify, is_archive, members
 from glacier.scenes.bands import parse_selection
 from glacier.scenes.hkh import (
@@ -47,7 +48,7 @@ def ingest_release(
     out: Path | str,
     options: Options,
     *,
-    workers: int = 1,
+    workers: int | str = 1,
     overwrite: bool = False,
     track: Track = silence,
     say: Callable[[str], None] = lambda _: None,
@@ -58,7 +59,8 @@ def ingest_release(
         source: its folder, its archive, an address of that, or `-` for the archive on standard input.
         out: the store's folder; text is an address.
         options: how to cut, pack and label.
-        workers: processes; for an archive threads, beside one that decompresses.
+        workers: processes, or the address of a Dask scheduler; of processes as many threads pack an
+            archive, beside one that decompresses.
         overwrite: build beside what stands at `out`, and put it in its place once complete.
         track: shows progress.
         say: called with what the user should know before anything is read.
@@ -68,7 +70,7 @@ def ingest_release(
     """
     out = out.resolve() if isinstance(out, Path) else out
     options = replace(options, classes=options.classes or HKH.classes)
-    reading = _Archive(source) if is_archive(source) else _Folder(Path(source))
+    reading = _Archive(source) if is_archive(source) else _Folder(Path(source).resolve())
     record = {"files": reading.files, "digest": reading.digest, "options": asdict(options)}
     note = {**record, "version": __version__}
     with locked(out):
@@ -136,7 +138,7 @@ class _Folder:
     def _all(self) -> list[Path]:
         return [*self._files, *([self._geojson] if self._geojson.exists() else [])]
 
-    def read(self, parked: Parked, workers: int, track: Track) -> bytes | None:
+    def read(self, parked: Parked, workers: int | str, track: Track) -> bytes | None:
         """Park every patch; the footprints."""
         wanted = [(file, patch) for file in self._files if (patch := read_patch_name(str(file)))]
         wanted = [(file, patch) for file, patch in wanted if not parked.has(patch)]
@@ -170,24 +172,25 @@ class _Archive:
         per_patch = PLAIN_PATCH if source.endswith(".tar") else PACKED_PATCH
         self.patches = None if self._size is None else round(self._size / per_patch)
 
-    def read(self, parked: Parked, workers: int, track: Track) -> bytes | None:
+    def read(self, parked: Parked, workers: int | str, track: Track) -> bytes | None:
         """Park every patch, in whatever order they come; the footprints.
 
         What was parked from a file or address that is still the same is not read again. Standard input
         may be another, so all of it is, and only packing is saved.
         """
         footprints = None
+        threads = workers if isinstance(workers, int) else cores()
         known = (lambda patch: False) if self._source == "-" else parked.has
         waiting: deque[Future[Row]] = deque()
         mebibytes = None if self._size is None else self._size // PIECE
-        with track("read MiB", mebibytes) as done, ThreadPoolExecutor(workers) as pool:
+        with track("read MiB", mebibytes) as done, ThreadPoolExecutor(threads) as pool:
             for name, read in members(self._source, done):
                 if name.endswith(f"slices/{GEOJSON}"):
                     footprints = read()
                 patch = read_patch_name(name)
                 if patch is None or known(patch):
                     continue
-                if len(waiting) > workers:
+                if len(waiting) > threads:
                     parked.add(waiting.popleft().result())
                 data = read()
                 waiting.append(

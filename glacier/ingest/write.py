@@ -55,7 +55,7 @@ def ingest(
     out: Path | str,
     options: Options,
     *,
-    workers: int = 1,
+    workers: int | str = 1,
     overwrite: bool = False,
     track: Track = silence,
 ) -> Report:
@@ -68,7 +68,7 @@ def ingest(
         scenes: as `find_scenes` yields them; each with labels.
         out: the store's folder; text is an address.
         options: how to cut, pack and label.
-        workers: processes.
+        workers: processes; or the address of a Dask scheduler whose workers share the folders.
         overwrite: build beside what stands at `out`, and put it in its place once complete.
         track: shows progress.
 
@@ -90,7 +90,7 @@ def build(
     record: dict[str, Any],
     scenes: Sequence[Scene],
     options: Options,
-    workers: int,
+    workers: int | str,
     track: Track,
     folds: Mapping[str, int] | None = None,
 ) -> Report:
@@ -101,14 +101,15 @@ def build(
         record: what the store is to say of its source.
         scenes: each with labels, whose attributes are named.
         options: how to cut, pack and label.
-        workers: processes.
+        workers: as `ingest`.
         track: shows progress.
         folds: fold of each scene by name; None to make spatial ones.
     """
+    note = {**record, "version": __version__}
     with executor(workers) as pool:
         surveys = survey_all(pool, scenes, options, needs(columns(scenes), options.dtype), track)
         plan = make_plan(scenes, surveys, options, folds)
-        place.begin({**record, "version": __version__})
+        place.begin(note)
         meta = Meta(
             tile_size=options.tile_size,
             dtype=plan.bands[0].dtype,
@@ -120,7 +121,7 @@ def build(
             created_by=f"glacier {__version__}",
             source=record,
         )
-        writer = StoreWriter(place.build, meta, len(plan.tiles), len(plan.scenes))
+        writer = StoreWriter(place.build, meta, len(plan.tiles), len(plan.scenes), note=note)
         resumed = write_all(pool, writer, plan, options, CHANGED, track)
     commit(writer, plan.small_arrays(plan.crs))
     place.finish()
