@@ -230,8 +230,6 @@ def test_band_folders_in_a_bucket_give_the_same_store(bucket, mountains, store, 
     done = call("ingest", source, "--out", "m.zarr", "--tile-size", 64, "--workers", 2)
     assert "36 tiles of 64 px" in done.stderr
     same(Store(tmp_path / "m.zarr"), store)
-    again = call("ingest", f"{source}/", "--out", "m.zarr", "--tile-size", 64)
-    assert "complete already" in again.stderr
 
 
 def test_scenes_with_outlines_in_a_bucket_give_the_same_store(bucket, call, tmp_path):
@@ -316,11 +314,18 @@ def test_who_reads_a_store_in_a_bucket_goes_on_while_it_is_added_to(bucket, call
     assert "complete already" in call("ingest", "b", "--append", out, "--workers", 1).stderr
 
 
-def test_from_bucket_to_bucket(bucket, mountains, store, call):
-    source, out = bucket.put(mountains, "both/mountains"), bucket.address("both/m.zarr")
-    assert call("ingest", source, "--out", out, "--tile-size", 64, "--workers", 1).exit_code == 0
+def test_from_bucket_to_bucket(bucket, call, tmp_path):
+    whole = make_store(write_scene(tmp_path / "in", "s", size=160), tmp_path / "s.zarr", tile_size=32,
+                       classes="0=a,1=b")  # fmt: skip
+    source, out = bucket.put(tmp_path / "in", "both/in"), bucket.address("both/s.zarr")
+    command = ("ingest", source, "--out", out, "--tile-size", 32, "--classes", "0=a,1=b", "--workers", 1)
+    assert call(*command).exit_code == 0
     with Store(out) as written:
-        same(written, store)
+        same(written, whole)
+    assert "complete already" in call(*command[:1], f"{source}/", *command[2:]).stderr
+    write_scene(tmp_path / "in", "s", size=160, seed=1)
+    bucket.put(tmp_path / "in", "both/in")
+    assert "another source" in one_line(call(*command))
 
 
 @pytest.mark.parametrize("out", ["https://localhost/x.zarr", "s4://x/y.zarr"])
