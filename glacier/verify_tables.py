@@ -66,7 +66,7 @@ def _moved(
         tiles = np.flatnonzero(scene == one)
         away = np.abs(corner[tiles] - np.median(corner[tiles], axis=0))
         moved[tiles] = (away > 0.01 * pixel[tiles]).any(axis=1)
-    return moved
+    return np.asarray(moved)
 
 
 def strange_tables(store: Store, arrays: Arrays) -> Iterator[tuple[str, str]]:
