@@ -1,7 +1,6 @@
 """What lies at an address, `s3://…` or `https://…`: obstore's view of it, and what it says in one line."""
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import obstore
@@ -22,7 +21,7 @@ def is_address(place: object) -> bool:
     return isinstance(place, str) and "://" in place
 
 
-def open_address(address: str | Path) -> Any:
+def open_address(address: str) -> Any:
     """The objects below an address; nothing is asked of the server yet.
 
     Credentials and endpoint are obstore's: `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` and so on.

@@ -60,12 +60,13 @@ def _moved(
     row, column = origin.T
     corner = np.column_stack((a, b, c - a * column - b * row, d, e, f - d * column - e * row))
     pixel = np.sqrt(np.abs(a * e - b * d))[:, None]
-    order = np.argsort(scene, kind="stable")
-    moved = np.zeros(len(scene), bool)
-    for tiles in np.split(order, np.flatnonzero(np.diff(scene[order])) + 1):
+    _, first, where = np.unique(scene, return_index=True, return_inverse=True)
+    moved = (np.abs(corner - corner[first[where]]) > 0.01 * pixel).any(axis=1)
+    for one in np.unique(scene[moved]):  # the first may be the one that is wrong
+        tiles = np.flatnonzero(scene == one)
         away = np.abs(corner[tiles] - np.median(corner[tiles], axis=0))
         moved[tiles] = (away > 0.01 * pixel[tiles]).any(axis=1)
-    return moved
+    return np.asarray(moved)
 
 
 def strange_tables(store: Store, arrays: Arrays) -> Iterator[tuple[str, str]]:

@@ -188,7 +188,8 @@ EDITS = {
     "set aside": ("fold", lambda v: v.__setitem__(5, -1), set()),
     "an origin": ("origin", lambda v: v.__setitem__((8, 0), -64), {("origin", 8)}),
     "a transform": ("transform", lambda v: v.__setitem__((8, 0), np.nan), {("transform", 8)}),
-    "another place": ("transform", lambda v: v.__setitem__((8, 2), v[8, 2] + 30), {("transform", 8)}),
+    "another place": ("transform", lambda v: v.__setitem__((9, 2), v[9, 2] + 30), {("transform", 9)}),
+    "the first's place": ("transform", lambda v: v.__setitem__((8, 2), v[8, 2] + 30), {("transform", 8)}),
 }
 
 

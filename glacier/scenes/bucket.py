@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path, PosixPath
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -63,16 +64,18 @@ class BucketPath(PosixPath):
 
     def is_dir(self) -> bool:
         """Whether there is an object below."""
-        return any(self in path.parents for path in _below(self))
+        return self in _listing(self).inside
 
     def iterdir(self) -> Generator[Self, None, None]:
         """Objects and folders directly here."""
-        return (type(self)(path) for path in _below(self) if path.parent == self)
+        return (type(self)(path) for path in _listing(self).inside.get(self, ()))
 
     def rglob(self, pattern: str, **_: Any) -> Generator[Self, None, None]:
         """All objects and folders below, by the one pattern that is asked for."""
         assert pattern == "*", pattern
-        return (type(self)(path) for path in _below(self) if self in path.parents)
+        for path in self.iterdir():
+            yield path
+            yield from path.rglob(pattern)
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
         """Size and time of change.
@@ -94,8 +97,8 @@ class BucketPath(PosixPath):
 
     def _about(self) -> Any:
         """What the bucket says of the object here; None where there is none."""
-        if listing := _listing_of(self):
-            return listing.get(self)
+        if (listing := _known(self)) is not None:
+            return None if self in listing.inside else listing.objects.get(self)
         bucket, *key = self.parts[2:]
         try:
             return obstore.head(open_address(f"s3://{bucket}"), "/".join(key))
@@ -105,28 +108,38 @@ class BucketPath(PosixPath):
             raise UnreachableError(f"{self}: cannot be reached ({said(error)})") from error
 
 
-Listing = dict[BucketPath, Any]
-"""All that lies below a path; None for folders."""
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All that lies below a path."""
+
+    objects: dict[BucketPath, Any]
+    """What the bucket says of each."""
+    inside: dict[BucketPath, set[BucketPath]]
+    """What lies directly in each folder; an object of a folder's name, as some programs put, is none."""
+
+
 _listings: dict[BucketPath, Listing] = {}
 
 
-def _listing_of(path: BucketPath) -> Listing | None:
+def _known(path: BucketPath) -> Listing | None:
     """The listing that `path` lies in, if there is one."""
     return next((found for top, found in _listings.items() if top == path or top in path.parents), None)
 
 
-def _below(path: BucketPath) -> Listing:
+def _listing(path: BucketPath) -> Listing:
     """The listing that `path` lies in, asked for where there is none yet."""
-    if (known := _listing_of(path)) is not None:
+    if (known := _known(path)) is not None:
         return known
     bucket, *key = path.parts[2:]
-    found: Listing = {}
+    found = Listing({}, {})
     try:
         for page in obstore.list(open_address(f"s3://{bucket}"), "/".join(key) or None):
             for about in page:
-                file = BucketPath(ROOT, bucket, about["path"])
-                found[file] = about
-                found.update((folder, None) for folder in file.parents if path in folder.parents)
+                here = BucketPath(ROOT, bucket, about["path"])
+                found.objects[here] = about
+                while here != path:
+                    found.inside.setdefault(here.parent, set()).add(here)
+                    here = here.parent
     except FileNotFoundError:
         pass
     except BaseError as error:

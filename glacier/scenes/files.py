@@ -4,6 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -15,6 +16,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from glacier.errors import GlacierError
 from glacier.scenes.bands import CODE, OPTICAL, TERRAIN, THERMAL, canonical, measured, role
+from glacier.scenes.bucket import BucketPath
 from glacier.scenes.glcm import FEATURES
 from glacier.scenes.scene import Grid, SourceBand
 
@@ -172,8 +174,15 @@ def _texture(path: Path) -> Named:
 
 
 def open_raster(path: Path) -> rasterio.DatasetReader:
-    """Open a raster; one that lacks georeferencing is as good as any."""
-    with warnings.catch_warnings():
+    """Open a raster; one that lacks georeferencing is as good as any.
+
+    Of one in a bucket GDAL is not to list the folder, thousands of objects, for files that belong to it.
+    """
+    far = isinstance(path, BucketPath)
+    with (
+        warnings.catch_warnings(),
+        rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR") if far else nullcontext(),
+    ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path)
 

@@ -12,6 +12,7 @@ from obstore.exceptions import BaseError
 from glacier.addresses import is_address, open_address, said
 from glacier.errors import UnreachableError, UsageError
 from glacier.store.folder import Folder
+from glacier.store.shards import ChangedError
 
 
 class Object:
@@ -30,7 +31,7 @@ class Object:
         """Bytes `start` to `stop`, by one request.
 
         Raises:
-            OSError: it is missing, or has changed; ConnectionError, it cannot be reached.
+            OSError: it is missing; ChangedError, it has changed; ConnectionError, it cannot be reached.
         """
         return self._get((start, stop))
 
@@ -49,7 +50,7 @@ class Object:
         if first:
             self.size, self._tag = found
         elif found != (self.size, self._tag):
-            raise OSError(f"{self._key} has changed since it was opened")
+            raise ChangedError(f"{self._key} has changed since it was opened")
         return data
 
 

@@ -77,6 +77,10 @@ def decode(chunk: memoryview, out: NDArray[Any]) -> None:
     blosc.decompress(body, out)
 
 
+class ChangedError(OSError):
+    """A shard is not the one that was opened."""
+
+
 class Shard(Protocol):
     """The bytes of one shard, wherever they are."""
 
@@ -86,7 +90,11 @@ class Shard(Protocol):
     """Its last bytes, as many as an index has."""
 
     def part(self, start: int, stop: int) -> memoryview:
-        """Bytes `start` to `stop`."""
+        """Bytes `start` to `stop`.
+
+        Raises:
+            ChangedError: another file or object has taken its place.
+        """
 
     def ahead(self, start: int, stop: int) -> None:
         """Have bytes `start` to `stop` fetched ahead, if that can be."""
@@ -166,7 +174,10 @@ class Shards:
             ValueError, OSError: it is missing, or its shard is damaged.
         """
         shard, start, length = self._locate(tile)
-        return shard.part(start, start + length)
+        try:
+            return shard.part(start, start + length)
+        except ChangedError:
+            return self._grown(tile // self.per_shard).part(start, start + length)
 
     def find(self, tile: int) -> None:
         """Make sure that a tile's chunk is there.
@@ -210,14 +221,32 @@ class Shards:
             if number in self._open:
                 self._open[number] = self._open.pop(number)
                 return self._open[number]
-        key = "/".join((self.name, "c", str(number), *"0" * (len(self.shape) - 1)))
-        shard = self._open_shard(key, index_bytes(self.per_shard))
-        index = parse_index(bytes(shard.tail), self.per_shard)
+        opened = self._open_again(number)
         with self._lock:
             while len(self._open) >= self._keep:
                 del self._open[next(iter(self._open))]
+            self._open[number] = opened
+        return opened
+
+    def _open_again(self, number: int) -> tuple[Shard, Index]:
+        key = "/".join((self.name, "c", str(number), *"0" * (len(self.shape) - 1)))
+        shard = self._open_shard(key, index_bytes(self.per_shard))
+        return shard, parse_index(bytes(shard.tail), self.per_shard)
+
+    def _grown(self, number: int) -> Shard:
+        """A shard that has changed: its chunks are where they were if tiles were only added to it.
+
+        Raises:
+            ValueError: they are not.
+        """
+        known = self._shard(number)[1]
+        held = known[:, 0] != MISSING
+        shard, index = self._open_again(number)
+        if not np.array_equal(index[held], known[held]):
+            raise ValueError("its shard has changed since it was opened")
+        with self._lock:
             self._open[number] = shard, index
-        return shard, index
+        return shard
 
 
 def tiles_per_known_shard(document: dict[str, Any], itemsize: int) -> int | None:

@@ -118,7 +118,7 @@ def test_other_codec_chains_are_read_by_zarr_python(bucket, store, tmp_path):
         np.testing.assert_array_equal(opened.label(7), label[7])
 
 
-def test_the_commands_take_an_address(call, there, store, tmp_path):
+def test_the_commands_take_an_address(bucket, call, there, mountains, store, tmp_path):
     seen = json.loads(call("inspect", there, "--json").stdout)
     assert seen == json.loads(call("inspect", store.path, "--json").stdout)
     assert call("inspect", there, "--png", "sheet.png").exit_code == 0
@@ -136,6 +136,13 @@ def test_the_commands_take_an_address(call, there, store, tmp_path):
     ]
     scores = [json.loads(call("evaluate", run, "--json").stdout) for run in ("far", "near")]
     assert scores[0] == scores[1]
+    for file in mountains.rglob("*00_00.tif"):
+        (tmp_path / "one" / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / "one" / file.parent.name)
+    for source, out in (("one", "near maps"), (bucket.put(tmp_path / "one", "one"), "far maps")):
+        assert call("predict", "near", source, out).exit_code == 0
+    (near_map,), (far_map,) = (list((tmp_path / out).glob("*.tif")) for out in ("near maps", "far maps"))
+    assert far_map.read_bytes() == near_map.read_bytes()
 
 
 def test_a_lost_shard_is_named(bucket, store, call):
@@ -164,6 +171,8 @@ def test_an_object_that_changes_meanwhile_is_an_error(bucket, store):
         )
         with pytest.raises(GlacierError, match=r"image of tile 1 .* has changed since it was opened"):
             opened.image(1)
+        with pytest.raises(GlacierError, match="image of tile 2 .* has changed"):
+            opened.image(2)
 
 
 WRONG = {
@@ -216,11 +225,11 @@ def same(one, other):
 
 def test_band_folders_in_a_bucket_give_the_same_store(bucket, mountains, store, call, tmp_path):
     source = bucket.put(mountains, "in/the möuntains")
+    for key in ("in/the möuntains/", "in/the möuntains/Band1/"):  # as some programs mark folders
+        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"")
     done = call("ingest", source, "--out", "m.zarr", "--tile-size", 64, "--workers", 2)
     assert "36 tiles of 64 px" in done.stderr
     same(Store(tmp_path / "m.zarr"), store)
-    again = call("ingest", f"{source}/", "--out", "m.zarr", "--tile-size", 64)
-    assert "complete already" in again.stderr
 
 
 def test_scenes_with_outlines_in_a_bucket_give_the_same_store(bucket, call, tmp_path):
@@ -282,11 +291,41 @@ def test_a_store_is_written_to_a_bucket_as_to_a_folder(bucket, mountains, store,
     assert bucket.keys("out") == before
 
 
-def test_from_bucket_to_bucket(bucket, mountains, store, call):
-    source, out = bucket.put(mountains, "both/mountains"), bucket.address("both/m.zarr")
-    assert call("ingest", source, "--out", out, "--tile-size", 64, "--workers", 1).exit_code == 0
+def test_who_reads_a_store_in_a_bucket_goes_on_while_it_is_added_to(bucket, call, tmp_path):
+    """The last shard is another object then, in which the tiles that it held are where they were."""
+    write_scene(tmp_path / "a", "a", size=224, seed=0)
+    write_scene(tmp_path / "b", "b", size=96, seed=1)
+    whole = make_store(tmp_path / "a", tmp_path / "a.zarr", tile_size=32, classes="0=a,1=b")
+    out = bucket.put(whole.path, "grown.zarr")
+    last = len(whole) - 1
+    with Store(out) as opened:
+        opened.image(last)
+        opened.label(last)
+        (key,) = bucket.keys("grown.zarr/image/c/12/")
+        before = bucket.client.head_object(Bucket=bucket.name, Key=key)["ETag"]
+        assert call("ingest", "b", "--append", out, "--workers", 1).exit_code == 0
+        assert bucket.client.head_object(Bucket=bucket.name, Key=key)["ETag"] != before
+        np.testing.assert_array_equal(opened.image(last), whole.image(last))
+        np.testing.assert_array_equal(opened.label(last), whole.label(last))
+    assert call("ingest", "b", "--append", whole.path, "--workers", 1).exit_code == 0
+    with Store(out) as far, Store(whole.path) as near:
+        same(far, near)
+    assert "all is right" in call("verify", out).stderr
+    assert "complete already" in call("ingest", "b", "--append", out, "--workers", 1).stderr
+
+
+def test_from_bucket_to_bucket(bucket, call, tmp_path):
+    whole = make_store(write_scene(tmp_path / "in", "s", size=160), tmp_path / "s.zarr", tile_size=32,
+                       classes="0=a,1=b")  # fmt: skip
+    source, out = bucket.put(tmp_path / "in", "both/in"), bucket.address("both/s.zarr")
+    command = ("ingest", source, "--out", out, "--tile-size", 32, "--classes", "0=a,1=b", "--workers", 1)
+    assert call(*command).exit_code == 0
     with Store(out) as written:
-        same(written, store)
+        same(written, whole)
+    assert "complete already" in call(*command[:1], f"{source}/", *command[2:]).stderr
+    write_scene(tmp_path / "in", "s", size=160, seed=1)
+    bucket.put(tmp_path / "in", "both/in")
+    assert "another source" in one_line(call(*command))
 
 
 @pytest.mark.parametrize("out", ["https://localhost/x.zarr", "s4://x/y.zarr"])
