@@ -145,17 +145,11 @@ def main(rounds: int, target: Path | None, loop: tuple[Path, Path] | None) -> No
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "in"
         make_scene(source)
+        again = [sys.executable, "-m", "benchmarks.large", "--plain", str(source)]
         runs = {
             "glacier, 2 workers": lambda out: ingest_command(source, out),
             "glacier, 2 workers, float32": lambda out: ingest_command(source, out, "--dtype", "float32"),
-            "plain loop": lambda out: [
-                sys.executable,
-                "-m",
-                "benchmarks.large",
-                "--plain",
-                str(source),
-                str(out),
-            ],
+            "plain loop": lambda out: [*again, str(out)],
         }
         found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in runs}
         for _ in range(rounds):
@@ -171,8 +165,10 @@ def main(rounds: int, target: Path | None, loop: tuple[Path, Path] | None) -> No
     for peer, pairs in found.items():
         seconds, busy, memory = zip(*pairs, strict=True)
         middle = float(np.median(seconds))
-        peers[peer] = {"seconds": middle, "min": min(seconds), "max": max(seconds),
-                       "mb_per_s": raw / middle, "cpu_s": float(np.median(busy)), "peak_mib": max(memory)}  # fmt: skip
+        peers[peer] = {
+            **{"seconds": middle, "min": min(seconds), "max": max(seconds), "mb_per_s": raw / middle},
+            **{"cpu_s": float(np.median(busy)), "peak_mib": max(memory)},
+        }
         table.add_row(peer, *(f"{value:.1f}" for value in peers[peer].values()))
     console.print(table)
     here = machine(("rasterio", "zarr", "numcodecs", "numpy")) | {"gdal": rasterio.__gdal_version__}
