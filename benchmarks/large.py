@@ -166,8 +166,12 @@ def main(rounds: int, target: Path | None, loop: tuple[Path, Path] | None) -> No
         seconds, busy, memory = zip(*pairs, strict=True)
         middle = float(np.median(seconds))
         peers[peer] = {
-            **{"seconds": middle, "min": min(seconds), "max": max(seconds), "mb_per_s": raw / middle},
-            **{"cpu_s": float(np.median(busy)), "peak_mib": max(memory)},
+            "seconds": middle,
+            "min": min(seconds),
+            "max": max(seconds),
+            "mb_per_s": raw / middle,
+            "cpu_s": float(np.median(busy)),
+            "peak_mib": max(memory),
         }
         table.add_row(peer, *(f"{value:.1f}" for value in peers[peer].values()))
     console.print(table)
