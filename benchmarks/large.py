@@ -12,6 +12,7 @@ float32` stands beside it. Memory is the most that any one process held (VmHWM),
 """
 
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -89,16 +90,22 @@ def plain(folder: Path, out: Path) -> None:
             classes[start : start + len(here)] = held
 
 
-def watched(command: list[str]) -> tuple[float, float]:
-    """Seconds that a command takes, and the most memory that any one of its processes held, MiB."""
-    start, peak = time.perf_counter(), 0
+def watched(command: list[str]) -> tuple[float, float, float]:
+    """Seconds and processor seconds of a command, and the most that one of its processes held, MiB."""
+    start, busy, peak = time.perf_counter(), _busy(), 0
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
             peak = max([peak, *map(_most, _family(process.pid))])
             time.sleep(0.05)
         if process.returncode and process.stderr:
             raise RuntimeError(process.stderr.read())
-    return time.perf_counter() - start, peak / 1024
+    return time.perf_counter() - start, _busy() - busy, peak / 1024
+
+
+def _busy() -> float:
+    """Processor seconds of all processes that have ended below this one."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _family(process: int) -> list[int]:
@@ -138,19 +145,13 @@ def main(rounds: int, target: Path | None, loop: tuple[Path, Path] | None) -> No
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "in"
         make_scene(source)
+        again = [sys.executable, "-m", "benchmarks.large", "--plain", str(source)]
         runs = {
             "glacier, 2 workers": lambda out: ingest_command(source, out),
             "glacier, 2 workers, float32": lambda out: ingest_command(source, out, "--dtype", "float32"),
-            "plain loop": lambda out: [
-                sys.executable,
-                "-m",
-                "benchmarks.large",
-                "--plain",
-                str(source),
-                str(out),
-            ],
+            "plain loop": lambda out: [*again, str(out)],
         }
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+        found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in runs}
         for _ in range(rounds):
             for peer, command in runs.items():
                 with tempfile.TemporaryDirectory() as place:
@@ -159,13 +160,19 @@ def main(rounds: int, target: Path | None, loop: tuple[Path, Path] | None) -> No
     table = Table(
         title=f"{HEIGHT} x {WIDTH} px x {BANDS} bands float32", box=SIMPLE_HEAD, title_justify="left"
     )
-    for head in ("ingest", "s", "min", "max", "MB/s", "most MiB of a process"):
+    for head in ("ingest", "s", "min", "max", "MB/s", "CPU s", "most MiB"):
         table.add_column(head, justify="left" if head == "ingest" else "right")
     for peer, pairs in found.items():
-        seconds, memory = zip(*pairs, strict=True)
+        seconds, busy, memory = zip(*pairs, strict=True)
         middle = float(np.median(seconds))
-        peers[peer] = {"seconds": middle, "min": min(seconds), "max": max(seconds),
-                       "mb_per_s": raw / middle, "peak_mib": max(memory)}  # fmt: skip
+        peers[peer] = {
+            "seconds": middle,
+            "min": min(seconds),
+            "max": max(seconds),
+            "mb_per_s": raw / middle,
+            "cpu_s": float(np.median(busy)),
+            "peak_mib": max(memory),
+        }
         table.add_row(peer, *(f"{value:.1f}" for value in peers[peer].values()))
     console.print(table)
     here = machine(("rasterio", "zarr", "numcodecs", "numpy")) | {"gdal": rasterio.__gdal_version__}

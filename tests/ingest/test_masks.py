@@ -81,3 +81,19 @@ def test_bands_of_several_dtypes_in_one_file(tmp_path, order):
     for i, band in enumerate(store.meta.bands):
         values = band.unpack(store.image(0)[:40, :50, i])
         np.testing.assert_allclose(values, bands[i], atol=band.bound * 1.001, rtol=0)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_a_tile_that_is_wholly_masked_is_left_out(tmp_path, alpha):
+    """Bytes without a no-data value, of which the survey need not read a pixel but for the mask."""
+    held = np.zeros((32, 96), np.uint8)
+    held[5, 40] = 255
+    pixels = np.stack((held + 7, held)) if alpha else held + 7
+    path = write_raster(tmp_path / "in" / "s_red.tif", pixels, **({"alpha": "yes"} if alpha else {}))
+    if not alpha:
+        with rasterio.open(path, "r+") as file:
+            file.write_mask(held)
+    write_raster(tmp_path / "in" / "s_label.tif", np.zeros((32, 96), np.uint8))
+    store = make_store(tmp_path / "in", tmp_path / "s.zarr", **OPTIONS)
+    assert store.array("origin").tolist() == [[0, 32]]
+    assert store.histogram.sum() == 1

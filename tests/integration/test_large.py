@@ -67,7 +67,7 @@ def test_a_granule_is_ingested_under_1_5_gib_per_worker(tmp_path):
 def test_15_bands_of_float32_are_ingested_under_1_gib_per_worker(tmp_path):
     """3.4 GB by the command, on two workers; a tile here and there is what rasterio reads."""
     make_scene(tmp_path / "in")
-    seconds, peak = watched(ingest_command(tmp_path / "in", tmp_path / "s.zarr"))
+    seconds, _, peak = watched(ingest_command(tmp_path / "in", tmp_path / "s.zarr"))
     print(f"{seconds:.1f} s, peak memory {peak:.0f} MiB")
     assert 50 < peak < 1024
     store = Store(tmp_path / "s.zarr")
