@@ -10,7 +10,9 @@ from glob import glob
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import rasterio
+import rasterio.windows
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
@@ -201,11 +203,21 @@ def alpha_bands(raster: rasterio.DatasetReader) -> list[int]:
     ]
 
 
+def _is_doubtful(raster: rasterio.DatasetReader, number: int) -> bool:
+    """Whether a fourth band of bytes is alpha only by default, with more than 0 and 255 in its middle."""
+    if raster.dtypes[number - 1] != "uint8" or raster.descriptions[number - 1]:
+        return False
+    row, column = max(0, raster.height // 2 - 128), max(0, raster.width // 2 - 128)
+    middle = rasterio.windows.Window(column, row, min(256, raster.width), min(256, raster.height))
+    return bool(np.isin(raster.read(number, window=middle), (0, 255), invert=True).any())
+
+
 def read_bands(file: Named | Path) -> tuple[Grid, list[SourceBand]]:
     """The grid and bands of one file, named by its band descriptions, else by its name.
 
     Raises:
-        GlacierError: the file cannot be opened, or its pixels are complex numbers.
+        GlacierError: the file cannot be opened, its pixels are complex numbers, or what it calls alpha
+            looks like a band.
     """
     named = Named(file, "label", "", "") if isinstance(file, Path) else file
     try:
@@ -214,8 +226,15 @@ def read_bands(file: Named | Path) -> tuple[Grid, list[SourceBand]]:
             grid = Grid(raster.height, raster.width, raster.transform, crs)
             described, dtypes, nodata = raster.descriptions, raster.dtypes, raster.nodatavals
             alpha, flags = alpha_bands(raster), raster.mask_flag_enums
+            doubtful = [number for number in alpha if len(dtypes) == 4 and _is_doubtful(raster, number)]
     except (RasterioError, UnicodeError) as error:
         raise GlacierError(f"{named.path}: cannot be read as a raster ({error})") from error
+    if doubtful:
+        raise GlacierError(
+            f"{named.path}: calls band {doubtful[0]} alpha, but its values look like a band's; expected 0 "
+            f"and 255; if it is one, say so with `gdal_edit.py -colorinterp_{doubtful[0]} undefined`, else "
+            "describe it as alpha"
+        )
     if len(alpha) == len(dtypes):
         raise GlacierError(f"{named.path}: holds an alpha band and nothing else, expected bands beside it")
     told = {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha}

@@ -1,6 +1,5 @@
 """The `scenes` layout: a folder or a stack per scene, bands, GLCM and labels told by file name."""
 
-import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -55,11 +54,13 @@ def _all_rasters(source: Path) -> list[Path]:
 
 def _folders(source: Path) -> list[Path]:
     """`source` and the folders below it, linked ones too, each once wherever links lead."""
-    found: dict[str, Path] = {}
-    for root, names, _ in os.walk(source, followlinks=True):
-        names.sort()
-        if found.setdefault(os.path.realpath(root), Path(root)) != Path(root):
-            names.clear()
+    found: dict[Path, Path] = {}
+    waiting = [source]
+    while waiting:
+        folder = waiting.pop()
+        if folder.resolve() not in found:
+            found[folder.resolve()] = folder
+            waiting += sorted((f for f in folder.iterdir() if f.is_dir()), reverse=True)
     return list(found.values())
 
 

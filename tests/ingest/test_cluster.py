@@ -1,12 +1,12 @@
 """Ingest on a real Dask cluster: a scheduler and two workers, processes on the loopback device."""
 
 import json
-import os
 import subprocess
 import sys
 import time
 
 import pytest
+import rasterio.shutil
 from click.testing import CliRunner
 
 from glacier.cli import main
@@ -79,9 +79,9 @@ def test_a_cluster_gives_the_same_store(source, dask, tmp_path):
         done = run(on(dask, there))
         assert (done.returncode, len(done.stderr.splitlines())) == (0, 2), done.stderr
         assert tree(out) == tree(local)
-    (source / "3" / "s3.tif").unlink()
-    write_scene(source / "3", "s3", seed=4, size=256)
-    os.truncate(source / "3" / "s3.tif", 9000)
+    path = source / "3" / "s3.tif"
+    rasterio.shutil.copy(path, tmp_path / "s3.tif", driver="COG", compress="none")  # its header first
+    path.write_bytes((tmp_path / "s3.tif").read_bytes()[:90000])
     line = error_of(run(on(dask, build(source, tmp_path / "t.zarr"))))
     assert "s3.tif: unreadable at row" in line
 
@@ -101,13 +101,13 @@ def test_what_a_killed_worker_had_goes_to_another(source, dask, tmp_path):
 
 def test_a_scheduler_without_workers_or_none_at_all_is_one_line(dask, monkeypatch):
     monkeypatch.setattr(cluster, "PATIENCE", 1)
-    with pytest.raises(GlacierError, match=r"it has no workers; start some with `dask worker tcp://"):
-        with cluster.cluster(dask.address):
+    for message in (
+        r"it has no workers; start some with `dask worker tcp://",
+        r"no Dask scheduler answers .*; start one with `dask scheduler`",
+    ):
+        with pytest.raises(GlacierError, match=message), cluster.cluster(dask.address):
             pass
-    dask.stop()
-    with pytest.raises(GlacierError, match="no Dask scheduler answers .*; start one with `dask scheduler`"):
-        with cluster.cluster(dask.address):
-            pass
+        dask.stop()
 
 
 def test_what_is_missing_or_too_much_is_one_line(source, tmp_path, monkeypatch):

@@ -25,11 +25,24 @@ def test_a_fourth_band_of_bytes_is_alpha_unless_it_is_described(tmp_path):
         (("blue", "green", "red", "alpha"), ["blue", "green", "red"]),
         ((), ["band_1", "band_2", "band_3"]),
     ):
+        pixels[3] = 1 if described else np.eye(8) * 255
         path = write_raster(tmp_path / "s.tif", pixels, names=described)
         with rasterio.open(path) as file:
             assert file.colorinterp[3] is ColorInterp.alpha
         assert names(path) == found
         assert [band.masked for band in find_scenes(path)[0].bands] == [len(found) == 3] * len(found)
+
+
+def test_a_fourth_band_of_bytes_that_looks_like_a_band_is_asked_about(tmp_path):
+    """Red, green, blue and near infrared without descriptions: nothing is lost unasked."""
+    path = write_raster(tmp_path / "s.tif", np.full((4, 8, 8), 77, np.uint8))
+    with pytest.raises(
+        GlacierError, match=r"calls band 4 alpha, but .* gdal_edit.py -colorinterp_4 undefined"
+    ):
+        names(path)
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = (*file.colorinterp[:3], ColorInterp.undefined)
+    assert names(path) == ["band_1", "band_2", "band_3", "band_4"]
 
 
 def test_alpha_and_a_no_data_value_both_count(tmp_path):
