@@ -130,11 +130,11 @@ class StoreWriter:
         self.folder.put(_kept(shard), kept.getvalue())
 
     def _hold_note(self) -> None:
-        """See to it that the folder is this writer's: a worker may outlive an ingest, or see another disk."""
+        """See that the folder is this writer's: a worker may outlive its ingest, or see another disk."""
         if read_note(self.folder) != self.note:
             raise GlacierError(
-                f"{self.folder}: is not, or no longer, where this ingest writes; the workers of a cluster must "
-                "share the folder, and no other ingest may take it"
+                f"{self.folder}: is not, or no longer, where this ingest writes; the workers of a cluster "
+                "must share the folder, and no other ingest may take it"
             )
 
     def _begin(self, name: str, shard: int, file: BinaryIO) -> ShardFile:
