@@ -103,12 +103,15 @@ def synth(out: Path, layout: str, seed: int, count: int, size: int) -> None:
               help="Ignore pixels where all optical bands lack data, or where any does.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), help="Processes; default one per core.")
 @click.option(
+    "--scheduler", metavar="ADDRESS", help="Use the workers of this Dask scheduler, tcp://HOST:8786."
+)
+@click.option(
     "--overwrite", is_flag=True, help="Replace another store at OUT once the new one is complete."
 )
 @click.option("--append", "addition", type=PLACE, help="Add to this store, which says how to cut and pack.")
 def ingest(
     source: Path | str, out: Path | str | None, layout: str, labels: Path | str | None, workers: int | None,
-    overwrite: bool, addition: Path | str | None, **options: Any,
+    scheduler: str | None, overwrite: bool, addition: Path | str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Build a tile store from the scenes in SOURCE."""
     from glacier import console
@@ -124,6 +127,9 @@ def ingest(
 
     if addition and (out or overwrite):
         raise UsageError("--append adds to a store that stands; leave out --out and --overwrite")
+    if scheduler and workers:
+        raise UsageError("--scheduler has workers of its own; leave out --workers")
+    hands = scheduler or workers or cores()
     settings = Options(**options)
     source, labels = located(source), located(labels) if labels else None
     name = source.resolve().stem if source.is_file() else source.resolve().name
@@ -132,15 +138,16 @@ def ingest(
     if addition and not bands:
         with Store(addition) as store:
             bands = selection_for(store)
+    labels = labels.resolve() if labels else None
     scenes = find_scenes(source, layout=layout, labels=labels, bands=bands)  # type: ignore[arg-type]
     console.note(_found(scenes))
     if addition:
         given = {name: value for name, value in options.items() if _was_given(name)}
-        report = append(source, scenes, addition, given, workers=workers or cores(), track=console.bar)
+        report = append(source, scenes, addition, given, workers=hands, track=console.bar)
     else:
         report = write_store(
             source, scenes, target, settings,
-            workers=workers or cores(), overwrite=overwrite, track=console.bar,
+            workers=hands, overwrite=overwrite, track=console.bar,
         )  # fmt: skip
     if not report.fresh:
         console.note(f"{target}: complete already, {report.tiles} tiles; nothing to do")

@@ -41,7 +41,7 @@ def append(
     out: Path | str,
     given: Mapping[str, Any],
     *,
-    workers: int = 1,
+    workers: int | str = 1,
     track: Track = silence,
 ) -> Report:
     """Add all tiles of `scenes` to the store at `out`.
@@ -53,7 +53,7 @@ def append(
         scenes: with labels, and with the store's bands, in any order.
         out: the store's folder; text is an address.
         given: those of the `Options` that were asked for; the others are the store's.
-        workers: processes.
+        workers: processes; or the address of a Dask scheduler whose workers share the folders.
         track: shows progress.
 
     Raises:
@@ -76,7 +76,7 @@ def append(
             surveys = survey_all(pool, scenes, options, needs_of(base, scenes), track)
             held = with_data(scenes, surveys)
             plan = cut(held, bands_of(base, held), classes_of(base, held, options.classes))
-            writer = _writer(base, plan, {**base.meta.source, ADDED: [*added, record]})
+            writer = _writer(base, plan, {**base.meta.source, ADDED: [*added, record]}, note)
             small = _join(base, plan, writer.meta.crs)
             place.begin(note, UNFINISHED)
             resumed = write_all(pool, writer, plan, options, UNFIT, track)
@@ -84,7 +84,7 @@ def append(
     return report(out, writer, scenes, surveys, resumed)
 
 
-def _writer(base: Store, plan: Plan, source: dict[str, Any]) -> StoreWriter:
+def _writer(base: Store, plan: Plan, source: dict[str, Any], note: dict[str, Any]) -> StoreWriter:
     """A writer that goes on where the store ends.
 
     Raises:
@@ -107,6 +107,7 @@ def _writer(base: Store, plan: Plan, source: dict[str, Any]) -> StoreWriter:
             len(base.scene_names) + len(plan.scenes),
             first=len(base),
             per_shard=per_shard,
+            note=note,
         )
         for name, ours in writer.documents().items():
             theirs = {**there[name], "shape": ours["shape"]}

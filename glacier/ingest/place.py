@@ -10,7 +10,7 @@ from glacier.errors import GlacierError
 from glacier.store.folder import PARTIAL, UNFINISHED, Folder
 from glacier.store.objects import Storage, storage
 from glacier.store.reader import Store
-from glacier.store.writer import NOTE, ROOT
+from glacier.store.writer import NOTE, ROOT, read_note
 
 ADDED = "appended"
 """Where a store's `source` lists what was added later."""
@@ -104,15 +104,6 @@ def state(folder: Storage) -> State:
     if read_note(folder) is not None:
         return "unfinished"
     return "foreign" if any(not key.endswith(PARTIAL) for key in folder.files()) else "absent"
-
-
-def read_note(folder: Storage) -> dict[str, Any] | None:
-    """What an unfinished ingest in `folder` says of itself; None if there is none."""
-    try:
-        note: dict[str, Any] = json.loads(folder.get(NOTE) or b"")
-    except ValueError:
-        return None
-    return note
 
 
 def _old(out: Path) -> Path:

@@ -10,6 +10,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from glacier.errors import GlacierError
+from glacier.ingest.cluster import cluster
 
 Result = TypeVar("Result")
 
@@ -25,8 +26,18 @@ class Here(Executor):
 
 
 @contextmanager
-def executor(workers: int) -> Iterator[Executor]:
-    """`workers` processes, or this one alone for 1. Leaving it drops what still waits."""
+def executor(workers: int | str) -> Iterator[Executor]:
+    """`workers` processes, or this one alone for 1; or the workers of the Dask scheduler at an address.
+
+    Leaving it drops what still waits.
+
+    Raises:
+        GlacierError: a cluster that cannot be reached, or that lost its workers.
+    """
+    if isinstance(workers, str):
+        with cluster(workers) as spread_out:
+            yield spread_out
+        return
     pool = Here() if workers == 1 else _processes(workers)
     try:
         yield pool

@@ -53,7 +53,7 @@ def ingest(
     out: Path | str,
     options: Options,
     *,
-    workers: int = 1,
+    workers: int | str = 1,
     overwrite: bool = False,
     track: Track = silence,
 ) -> Report:
@@ -66,7 +66,7 @@ def ingest(
         scenes: as `find_scenes` yields them; each with labels.
         out: the store's folder; text is an address.
         options: how to cut, pack and label.
-        workers: processes.
+        workers: processes; or the address of a Dask scheduler whose workers share the folders.
         overwrite: build beside what stands at `out`, and put it in its place once complete.
         track: shows progress.
 
@@ -94,7 +94,7 @@ def ingest(
             created_by=f"glacier {__version__}",
             source=record,
         )
-        writer = StoreWriter(place.build, meta, len(plan.tiles), len(plan.scenes))
+        writer = StoreWriter(place.build, meta, len(plan.tiles), len(plan.scenes), note=note)
         resumed = write_all(pool, writer, plan, options, CHANGED, track)
         commit(writer, plan.small_arrays(plan.crs))
         place.finish()

@@ -14,15 +14,13 @@ from typing import Any, BinaryIO
 from zipfile import is_zipfile
 
 import numpy as np
-from crc32c import crc32c
-from numcodecs import blosc
 from numpy.typing import NDArray
 
 from glacier.errors import GlacierError
 from glacier.store.folder import UNFINISHED
 from glacier.store.objects import Storage
 from glacier.store.schema import ITEMSIZE, ArraySpec, Codec, Meta, array_specs, tiles_per_shard
-from glacier.store.shards import CHECKSUM, ENTRY, MISSING, index_bytes, parse_index
+from glacier.store.shard_file import LEVEL, ShardFile, encode, is_whole
 
 ROOT = "zarr.json"
 NOTE = f"{UNFINISHED}/source.json"
@@ -31,10 +29,6 @@ NOTE = f"{UNFINISHED}/source.json"
 
 PIXELS = ("image", "label")
 """The sharded arrays."""
-LEVEL = 5
-"""Of compression."""
-
-blosc.use_threads = False  # workers share out the cores; zarr-python sets the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +50,15 @@ class StoreWriter:
     """
 
     def __init__(
-        self, folder: Storage, meta: Meta, tiles: int, scenes: int, *, first: int = 0, per_shard: int = 0
+        self,
+        folder: Storage,
+        meta: Meta,
+        tiles: int,
+        scenes: int,
+        *,
+        first: int = 0,
+        per_shard: int = 0,
+        note: dict[str, Any] | None = None,
     ) -> None:
         """Write nothing yet.
 
@@ -67,11 +69,13 @@ class StoreWriter:
             scenes: likewise.
             first: how many of the tiles it holds already.
             per_shard: tiles in a shard; 0 for as many as suit the number of tiles.
+            note: what stands in the folder's `NOTE` as long as this writer may write.
         """
         self.folder = folder
         self.meta = meta
         self.tiles = tiles
         self.first = first
+        self.note = note
         self.per_shard = per_shard or tiles_per_shard(
             tiles, meta.tile_size, len(meta.bands), ITEMSIZE[meta.dtype]
         )
@@ -105,8 +109,10 @@ class StoreWriter:
         them where they are, so that who has read its index may go on.
 
         Raises:
-            GlacierError: the shard that holds tiles already is missing or damaged.
+            GlacierError: the shard that holds tiles already is missing or damaged; or the folder is not,
+                or no longer, this writer's.
         """
+        self._hold_note()
         small = []
         with ExitStack() as stack:
             image, label = (
@@ -119,11 +125,20 @@ class StoreWriter:
                 small.append(tile.small)
             image.finish()
             label.finish()
+            self._hold_note()
         kept = io.BytesIO()
         np.savez(kept, allow_pickle=False, **{k: np.stack([s[k] for s in small]) for k in small[0]})
         self.folder.put(_kept(shard), kept.getvalue())
 
-    def _begin(self, name: str, shard: int, file: BinaryIO) -> "ShardFile":
+    def _hold_note(self) -> None:
+        """See that the folder is this writer's: a worker may outlive its ingest, or see another disk."""
+        if read_note(self.folder) != self.note:
+            raise GlacierError(
+                f"{self.folder}: is not, or no longer, where this ingest writes; the workers of a cluster "
+                "must share the folder, and no other ingest may take it"
+            )
+
+    def _begin(self, name: str, shard: int, file: BinaryIO) -> ShardFile:
         """A shard's new file, with the tiles in it that the shard holds already."""
         begun = ShardFile(file, self.specs[name].dtype, self.per_shard, self.meta.codec)
         key, held = self._key(name, shard), self.shards[shard].start % self.per_shard
@@ -177,66 +192,13 @@ class StoreWriter:
             )
 
 
-class ShardFile:
-    """A shard written chunk by chunk, as zarr-python's sharding codec lays it out with its index last."""
-
-    def __init__(self, file: BinaryIO, dtype: str, slots: int, codec: Codec) -> None:
-        self._file, self._dtype, self._codec = file, dtype, codec
-        self._index = np.full((slots, ENTRY // 8), MISSING, "<u8")
-        self._chunks = self._end = 0
-
-    def begin_with(self, shard: bytes, chunks: int) -> None:
-        """Take over the first chunks of another shard, byte for byte and at the same places.
-
-        Raises:
-            ValueError: its index is damaged, or some of them are missing.
-        """
-        start = max(0, len(shard) - self._index.nbytes - CHECKSUM)
-        index = parse_index(shard[start:], len(self._index))[:chunks]
-        if (index > start).any() or (index.sum(axis=1) > start).any():
-            raise ValueError("a chunk of it is missing")
-        self._end = int(index.sum(axis=1).max())
-        self._file.write(shard[: self._end])
-        self._index[:chunks], self._chunks = index, chunks
-
-    def append(self, chunk: NDArray[Any]) -> None:
-        """Write the next chunk."""
-        parts = encode(chunk, self._dtype, self._codec)
-        length = sum(map(len, parts))
-        self._file.writelines(parts)
-        self._index[self._chunks] = self._end, length
-        self._chunks += 1
-        self._end += length
-
-    def finish(self) -> None:
-        """Write the index."""
-        index = self._index.tobytes()
-        self._file.writelines((index, _checksum(index)))
-
-
-def encode(chunk: NDArray[Any], dtype: str, codec: Codec) -> tuple[bytes, bytes]:
-    """A chunk as it is stored, and its checksum that follows: little-endian bytes, blosc, crc32c."""
-    raw = np.ascontiguousarray(chunk, np.dtype(dtype).newbyteorder("<"))
-    data = blosc.compress(raw, codec.encode(), LEVEL, blosc.SHUFFLE)
-    return data, _checksum(data)
-
-
-def _checksum(data: bytes) -> bytes:
-    return crc32c(data).to_bytes(CHECKSUM, "little")
-
-
-def is_whole(folder: Storage, key: str, slots: int, chunks: int) -> bool:
-    """Whether a shard's file is there, with so many chunks of its slots (0: all) and none cut short.
-
-    Its index is intact then, and the last chunk ends where the index begins.
-    """
-    size, data = folder.tail(key, index_bytes(slots)) or (0, b"")
+def read_note(folder: Storage) -> dict[str, Any] | None:
+    """What an unfinished ingest in `folder` says of itself; None if there is none."""
     try:
-        index = parse_index(data, slots)
+        note: dict[str, Any] = json.loads(folder.get(NOTE) or b"")
     except ValueError:
-        return False
-    held = index[index[:, 0] != MISSING]
-    return len(held) == (chunks or slots) and int(held.sum(axis=1).max()) == size - len(data)
+        return None
+    return note
 
 
 def _kept(shard: int) -> str:

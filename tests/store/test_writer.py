@@ -9,11 +9,12 @@ import pytest
 import zarr
 
 from glacier.classes import coloured
+from glacier.errors import GlacierError
 from glacier.store.bands import Band
 from glacier.store.folder import Folder
 from glacier.store.schema import Meta
 from glacier.store.shards import MISSING, index_bytes, parse_index
-from glacier.store.writer import StoreWriter, Tile, _document
+from glacier.store.writer import NOTE, StoreWriter, Tile, _document
 
 TILES = 19
 """Two to a shard, the last one partial."""
@@ -127,6 +128,25 @@ def test_a_damaged_file_of_small_values_counts_as_not_written(tmp_path):
     kept = tmp_path / "s.zarr" / "unfinished" / "0.npz"
     kept.write_bytes(kept.read_bytes()[:-30])
     assert writer.finished() == set()
+
+
+def test_a_worker_writes_only_where_its_ingest_does(tmp_path):
+    """Not in a folder that is not shared, nor after another ingest has taken it or a commit ended it."""
+    writer = make_writer(tmp_path / "s.zarr")
+    writer.note = {"mine": 1}
+    image, label = make_tiles()
+
+    def taken():
+        yield from tiles_of(writer, 0, image, label)
+        writer.folder.put(NOTE, b'{"mine": 2}')
+
+    with pytest.raises(GlacierError, match="is not, or no longer, where this ingest writes"):
+        writer.write_shard(0, tiles_of(writer, 0, image, label))
+    assert writer.folder.files() == []
+    writer.folder.put(NOTE, b'{"mine": 1}')
+    with pytest.raises(GlacierError, match="is not, or no longer, where this ingest writes"):
+        writer.write_shard(0, taken())
+    assert writer.folder.files() == [NOTE]
 
 
 PROGRAM = """
