@@ -27,7 +27,7 @@ def extend_folds(
     tiles: Sequence[tuple[Scene, Window]],
     folds: int,
 ) -> NDArray[np.int8]:
-    """A fold per new tile (new,): that of the nearest old tile it touches or overlaps.
+    """A fold per new tile (new,): that of the nearest old tile it touches or overlaps, -1 too.
 
     Those that touch none are shared out among themselves, the largest block to the fold with the
     fewest tiles.
@@ -47,7 +47,8 @@ def extend_folds(
     result[touching] = fold[theirs[order][first]]
     alone = np.setdiff1d(np.arange(len(new)), touching)
     block = assign_folds([tiles[i] for i in alone], folds)
-    held = np.bincount(np.concatenate((fold, result[touching])), minlength=folds)
+    known = np.concatenate((fold, result[touching]))
+    held = np.bincount(known[known >= 0], minlength=folds)
     taken_by = np.empty(folds, np.int8)
     taken_by[np.argsort(-np.bincount(block, minlength=folds), kind="stable")] = np.argsort(
         held, kind="stable"

@@ -30,7 +30,7 @@ class Folder:
         """A new file, put in the place of `key` at once when it is whole; an error leaves nothing.
 
         Raises:
-            GlacierError: the disk is full, or nothing can be written to it.
+            GlacierError: the disk is full.
         """
         aside, target = self.path / UNFINISHED / f"{uuid4().hex}{PARTIAL}", self.path / key
         try:
@@ -40,7 +40,7 @@ class Folder:
             target.parent.mkdir(parents=True, exist_ok=True)
             aside.replace(target)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise GlacierError(
                 f"{self.path}: {key} cannot be written ({error.strerror}); nothing is lost, make room and "

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import shapely
 from affine import Affine
 
-from glacier.ingest.folds import assign_folds
+from glacier.ingest.folds import assign_folds, extend_folds
 from glacier.scenes.scene import Grid, Scene, Window
 from glacier.store.footprints import touching
 from tests.helpers import NORTH_UP, make_store, write_scene
@@ -75,3 +76,15 @@ def test_scenes_without_a_crs_never_touch(tmp_path):
         write_raster(folder / f"s{i}_label.tif", np.ones((64, 64), np.uint8), crs=None)
     store = make_store(tmp_path / "in", tmp_path / "s.zarr", tile_size=64, classes="0=a,1=b", folds=2)
     assert touching(store, np.array([0])).tolist() == [True, False]
+
+
+def test_new_tiles_take_the_nearest_fold_they_touch_and_blocks_of_others_go_where_few_are():
+    """Old tiles in a column at x = 0, of folds 0, 0, 1 and set aside (-1); new ones beside and far off."""
+    old = shapely.box(0, [0, 1, 2, 3], 1, [1, 2, 3, 4])
+    new = shapely.box([1, 1, 1, 0.4, 9, 9, 9], [0, 2.2, 3, 1.1, 0, 1, 9], [2, 2, 2, 1.4, 10, 10, 10],
+                      [1, 3.2, 4, 2.1, 1, 2, 10])  # fmt: skip
+    tiles = tiles_of(scene(size=64 * 3))[:7]
+    fold = extend_folds(old, np.array([0, 0, 1, -1], np.int8), new, tiles, 2)
+    assert fold[:4].tolist() == [0, 1, -1, 0]
+    assert sorted(np.bincount(fold[4:], minlength=2).tolist()) == [1, 2]
+    assert np.bincount(fold[4:], minlength=2)[1] == 2, "fold 1 has fewer tiles"

@@ -37,7 +37,7 @@ def test_a_fourth_band_of_bytes_that_looks_like_a_band_is_asked_about(tmp_path):
     """Red, green, blue and near infrared without descriptions: nothing is lost unasked."""
     path = write_raster(tmp_path / "s.tif", np.full((4, 8, 8), 77, np.uint8))
     with pytest.raises(
-        GlacierError, match=r"calls band 4 alpha, but .* gdal_edit.py -colorinterp_4 undefined"
+        GlacierError, match=r"calls band 4 alpha, but .*gdal_edit.py -colorinterp_4 undefined"
     ):
         names(path)
     with rasterio.open(path, "r+") as file:
