@@ -90,6 +90,10 @@ def test_gaps_and_floats_are_right_too(tmp_path, dtype, gap):
     write_raster(tmp_path / "in" / "s_label.tif", rng.integers(0, 2, (96, 96)).astype(np.uint8))
     made = make_store(tmp_path / "in", tmp_path / "s.zarr", tile_size=64, classes="0=a,1=b", dtype=dtype)
     assert faults(made.path) == ()
+    if dtype == "float32":
+        change(made.path, "image", lambda v: v.__setitem__((1, 5, 6, 0), np.inf))
+        change(made.path, "image", lambda v: v.__setitem__((2, 5, 6, 1), np.nan))
+        assert bad(made.path) == {("image", 1), ("image", 2)}
 
 
 def test_a_flipped_byte_anywhere_is_found(store, tmp_path):

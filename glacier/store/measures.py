@@ -1,12 +1,16 @@
 """What a store keeps of each tile beside its pixels: a histogram per block, and moments per band."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glacier.store.bands import Band, Raw
 from glacier.store.schema import BLOCK
+
+Count = Callable[[Raw, Raw], NDArray[np.int64]]
+"""(integer codes (S, n), each column's code for no data (n,)) -> of each column's other codes how many,
+their sum, the sum of their squares, the lowest, the highest (5, n)."""
 
 
 def block_histogram(label: NDArray[np.uint8], classes: int) -> NDArray[np.uint16]:
@@ -20,13 +24,35 @@ def block_histogram(label: NDArray[np.uint8], classes: int) -> NDArray[np.uint16
     return np.stack(counts, axis=-1)
 
 
-def moments(image: Raw, bands: Sequence[Band]) -> NDArray[np.float64]:
+def count(codes: Raw, missing: Raw) -> NDArray[np.int64]:
+    """A `Count`, by float64, which holds all these sums exactly."""
+    sums = np.zeros((2, codes.shape[1]))
+    for start in range(0, len(codes), BLOCK):
+        part = codes[start : start + BLOCK].astype(np.float64)
+        sums[0] += part.sum(axis=0)
+        sums[1] += np.einsum("ij,ij->j", part, part)
+    total, squares = sums.astype(np.int64)
+    low, high = codes.min(axis=0), codes.max(axis=0)
+    gaps, code = np.zeros_like(total), missing.astype(np.int64)
+    gap = codes == missing
+    if gap.any():
+        info = np.iinfo(codes.dtype.name)
+        if (low == missing).any():
+            low = codes.min(axis=0, where=~gap, initial=info.max)
+        if (high == missing).any():
+            high = codes.max(axis=0, where=~gap, initial=info.min)
+        few = gap.reshape(-1, BLOCK, codes.shape[1]).sum(axis=1, dtype=np.uint8)
+        gaps = few.sum(axis=0, dtype=np.int64)
+    return np.stack((len(codes) - gaps, total - gaps * code, squares - gaps * code * code, low, high))
+
+
+def moments(image: Raw, bands: Sequence[Band], count: Count = count) -> NDArray[np.float64]:
     """Of one tile's raw pixels (S, S, B): count, mean, squared deviations, min, max per band (B, 5).
 
-    Physical units; all zero where a band holds no data.
+    Physical units; all zero where a band holds no data. `count` is how integer codes are summed.
     """
     if image.dtype.kind != "f":
-        return _integer_moments(image, bands)
+        return _integer_moments(image, bands, count)
     rows = np.zeros((len(bands), 5))
     for row, band, raw in zip(rows, bands, np.moveaxis(image, -1, 0), strict=True):
         values = raw[~band.missing(raw)].astype(np.float64) * band.scale + band.offset
@@ -37,51 +63,19 @@ def moments(image: Raw, bands: Sequence[Band]) -> NDArray[np.float64]:
     return rows
 
 
-def _integer_moments(image: Raw, bands: Sequence[Band]) -> NDArray[np.float64]:
-    """`moments` of integer codes, by sums of codes and of their squares, which float64 holds exactly."""
-    flat = image.reshape(len(image), -1)
-    sums = np.zeros((2, flat.shape[1]))
-    for start in range(0, len(flat), BLOCK):
-        part = flat[start : start + BLOCK].astype(np.float64)
-        sums[0] += part.sum(axis=0)
-        sums[1] += np.einsum("ij,ij->j", part, part)
-    totals = sums.astype(np.int64).reshape(2, -1, len(bands)).sum(axis=1)
-    gaps, low, high = _held(flat, bands)
+def _integer_moments(image: Raw, bands: Sequence[Band], count: Count) -> NDArray[np.float64]:
+    """`moments` of integer codes, from whole numbers; Python's where they may pass 64 bits."""
+    codes = np.tile(np.array([band.nodata for band in bands], image.dtype), image.shape[1])
+    columns = count(image.reshape(len(image), -1), codes).reshape(5, -1, len(bands))
     rows = np.zeros((len(bands), 5))
     for i, band in enumerate(bands):
-        code = int(band.nodata)
-        count = flat.size // len(bands) - gaps[i]
-        if not count:
-            continue
-        total = int(totals[0, i]) - gaps[i] * code
-        squares = int(totals[1, i]) - gaps[i] * code * code
-        rows[i] = (
-            count,
-            total / count * band.scale + band.offset,
-            (count * squares - total * total) / count * band.scale**2,
-            low[i] * band.scale + band.offset,
-            high[i] * band.scale + band.offset,
-        )
+        held, total, squares = (int(part[:, i].sum()) for part in columns[:3])
+        if held:
+            rows[i] = (
+                held,
+                total / held * band.scale + band.offset,
+                (held * squares - total * total) / held * band.scale**2,
+                int(columns[3, :, i].min()) * band.scale + band.offset,
+                int(columns[4, :, i].max()) * band.scale + band.offset,
+            )
     return rows
-
-
-def _held(flat: Raw, bands: Sequence[Band]) -> tuple[list[int], list[int], list[int]]:
-    """Of each band, how many pixels are no data, and the lowest and highest code of the others.
-
-    `flat` is (S, S * B). Where all pixels are no data, the last two mean nothing.
-    """
-    size = flat.shape[1] // len(bands)
-    codes = np.tile(np.array([band.nodata for band in bands], flat.dtype), size)
-    missing = flat == codes
-    low, high = flat.min(axis=0), flat.max(axis=0)
-    gaps = np.zeros(len(bands), np.int64)
-    if missing.any():
-        info, held = np.iinfo(flat.dtype.name), ~missing
-        if (low == codes).any():
-            low = flat.min(axis=0, where=held, initial=info.max)
-        if (high == codes).any():
-            high = flat.max(axis=0, where=held, initial=info.min)
-        few = missing.reshape(-1, BLOCK, flat.shape[1]).sum(axis=1, dtype=np.uint8)
-        gaps = few.sum(axis=0, dtype=np.int64).reshape(size, -1).sum(axis=0)
-    lows, highs = low.reshape(size, -1).min(axis=0), high.reshape(size, -1).max(axis=0)
-    return gaps.tolist(), lows.tolist(), highs.tolist()
