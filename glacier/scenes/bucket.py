@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PosixPath
 from typing import Any, Self
 from urllib.parse import urlsplit
+from zlib import crc32
 
 import obstore
 from obstore.exceptions import BaseError
@@ -78,7 +79,7 @@ class BucketPath(PosixPath):
             yield from path.rglob(pattern)
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """Size and time of change.
+        """Size and time of change, whose part below a second, which buckets do not tell, is of the ETag.
 
         Raises:
             FileNotFoundError: there is no object here.
@@ -86,7 +87,9 @@ class BucketPath(PosixPath):
         about = self._about()
         if about is None:
             raise FileNotFoundError(errno.ENOENT, "no such object", f"{self}")
-        changed = int(about["last_modified"].timestamp() * 1e9)
+        changed = (
+            int(about["last_modified"].timestamp()) * 10**9 + crc32((about["e_tag"] or "").encode()) % 10**9
+        )
         sequence = (stat.S_IFREG, 0, 0, 0, 0, 0, about["size"], 0, 0, 0)
         return os.stat_result(sequence, {"st_mtime_ns": changed})
 

@@ -277,7 +277,7 @@ def test_training_statistics_are_those_of_the_training_tiles(store):
         ({"batch": 3, "world": 2}, UsageError, "3 samples cannot be shared evenly by 2 ranks"),
         ({"patch": 50}, UsageError, "data.patch: 50 px"),
         ({"augment": "mirror"}, UsageError, "data.augment: 'mirror'"),
-        ({"split": "valid"}, UsageError, "split: 'valid', expected train, val or all"),
+        ({"split": "valid"}, UsageError, "split: 'valid', expected train, val, test or all"),
         ({"rank": 2, "world": 2}, UsageError, "rank: 2, expected 0 to 1"),
         ({"batch": 0}, UsageError, "0 samples"),
     ],
