@@ -14,6 +14,7 @@ from glacier.pictures import class_colours, composite, enlarged, sheet
 from glacier.store.bands import Band
 from glacier.store.look import most_varied, tile_picture
 from glacier.store.reader import Store
+from glacier.store.schema import TEST
 
 SHOWN = 10
 """Tiles on a contact sheet, in two rows of pairs."""
@@ -45,7 +46,8 @@ class Summary:
             "classes": meta.class_names,
             "mix": self.mix,
             "scenes": len(self.store.scene_names),
-            "folds": np.bincount(self.store.fold, minlength=meta.folds).tolist(),
+            "folds": [int((self.store.fold == fold).sum()) for fold in range(meta.folds)],
+            "test": int((self.store.fold == TEST).sum()),
             "crs": list(meta.crs),
         }
 
@@ -54,7 +56,7 @@ class Summary:
         meta, store = self.store.meta, self.store
         bands = Table(
             title=f"{escape(store.name)}: {many(len(store), 'tile')} of {meta.tile_size} px, "
-            f"{meta.dtype}, from {many(len(store.scene_names), 'scene')}, {meta.folds} folds, {meta.codec}",
+            f"{meta.dtype}, from {many(len(store.scene_names), 'scene')}, {many(meta.folds, 'fold')}, {meta.codec}",
             title_justify="left",
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),

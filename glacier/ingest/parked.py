@@ -23,6 +23,7 @@ from glacier.scenes.convert import converted
 from glacier.scenes.hkh import CHANNELS, Channel, Patch, labels
 from glacier.scenes.hkh_places import Place, read_places
 from glacier.scenes.scene import Convert, Grid, RasterLabel, Scene, SourceBand
+from glacier.store.schema import TEST
 
 INDEX = "index.jsonl"
 ALL = "all.json"
@@ -190,7 +191,7 @@ class Release:
 
     scenes: tuple[Scene, ...]
     fold: dict[str, int]
-    """Scene name -> 0 for dev, 1 for all that is trained on, -1 for test."""
+    """Scene name -> 0 for dev, 1 for all that is trained on, `TEST` for test."""
     copies: int
     """Images that were there already under another name."""
     placed: int
@@ -241,7 +242,7 @@ def gather(parked: Parked) -> Release:
         label = parked.folder / f"{masks[first.split, first.key].stored}.label.tif"
         scenes[name] = Scene(name, _grid(first, places), _bands(parked, first), RasterLabel(label, None))
         splits = {row.split for row in rows}
-        fold[name] = -1 if "test" in splits else 0 if "dev" in splits else 1
+        fold[name] = TEST if "test" in splits else 0 if "dev" in splits else 1
     firsts = [rows[0] for rows in kept.values()]
     return Release(
         scenes=tuple(scenes[name] for name in sorted(scenes, key=_natural)),

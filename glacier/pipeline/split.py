@@ -9,11 +9,10 @@ from glacier.errors import GlacierError, UsageError
 from glacier.store.bands import Statistics
 from glacier.store.footprints import touching
 from glacier.store.reader import Store
+from glacier.store.schema import TEST
 from glacier.store.statistics import pool
 
 Tiles = NDArray[np.int64]
-TEST = -1
-"""Fold of tiles that are set aside."""
 
 
 @dataclass(frozen=True, slots=True)

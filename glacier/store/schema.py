@@ -14,6 +14,8 @@ from glacier.store.bands import Band
 SCHEMA = 1
 BLOCK = 32
 """Side of a histogram block, px; a tile's side is a multiple of it."""
+TEST = -1
+"""Fold of tiles that are set aside: neither trained on nor validated on."""
 SHARD_BYTES = 64 * 2**20
 """Most raw bytes of `image` in a shard of several tiles."""
 SMALL_BYTES = 2 * 2**20

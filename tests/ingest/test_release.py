@@ -19,6 +19,7 @@ from glacier.errors import GlacierError
 from glacier.ingest.plan import Options
 from glacier.ingest.release import ingest_release
 from glacier.ingest.write import ingest
+from glacier.inspect import summarise
 from glacier.pipeline.split import split
 from glacier.scenes.hkh import CHANNELS, release_scenes
 from glacier.store.reader import Store
@@ -240,6 +241,8 @@ def test_published_folds_keep_train_apart_from_dev_and_test(root, tmp_path):
             expected[file.stem.replace("_img", "")] = fold
     found = dict(zip(store.scene_names, store.fold.tolist(), strict=True))
     assert found == {name: expected.get(name, 1) for name in store.scene_names}
+    about = summarise(store).to_json()
+    assert (about["folds"], about["test"]) == ([(store.fold == 0).sum()], (store.fold == -1).sum())
     parts = split(store, 0)
     assert set(parts.val) == set(np.flatnonzero(store.fold == 0))
     assert set(parts.test) == set(np.flatnonzero(store.fold == -1))
