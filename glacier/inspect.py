@@ -56,7 +56,8 @@ class Summary:
         meta, store = self.store.meta, self.store
         bands = Table(
             title=f"{escape(store.name)}: {many(len(store), 'tile')} of {meta.tile_size} px, "
-            f"{meta.dtype}, from {many(len(store.scene_names), 'scene')}, {many(meta.folds, 'fold')}, {meta.codec}",
+            f"{meta.dtype}, from {many(len(store.scene_names), 'scene')}, {many(meta.folds, 'fold')}, "
+            f"{meta.codec}",
             title_justify="left",
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from glacier.errors import GlacierError, UnreachableError
 from glacier.store.bands import Statistics
 from glacier.store.reader import Store
-from glacier.store.schema import checksum
+from glacier.store.schema import TEST, checksum
 from glacier.store.statistics import pool
 
 CLOSE = 1e-9
@@ -38,7 +38,7 @@ def strange_places(store: Store, arrays: Arrays) -> Iterator[tuple[int, str, str
     if scene is not None:
         wrong["scene", f"expected 0 to {scenes - 1}"] = (scene < 0) | (scene >= scenes)
     if fold is not None:
-        wrong["fold", f"expected -1 to {meta.folds - 1}"] = (fold < -1) | (fold >= meta.folds)
+        wrong["fold", f"expected {TEST} to {meta.folds}"] = (fold < TEST) | (fold > meta.folds)
     if origin is not None:
         wrong["origin", "expected 0 or more"] = np.any(origin < 0, axis=1)
     if (transform := arrays.get("transform")) is not None:

@@ -222,15 +222,19 @@ def _write_patches(
 
 
 def _copy_splits(root: Path) -> None:
-    """Copy patches with enough glacier to the splits in turn, their masks in the other convention."""
-    chosen = 0
+    """Copy patches with enough glacier to the splits, their masks in the other convention.
+
+    Of the first scene all go to train, of the next one to dev, of the one after it one to test, and so on.
+    """
+    taken = set()
     for file in sorted((root / "slices").glob("*_mask_*.npy")):
+        scene = int(file.name.split("_")[1])
         union, clean, debris = np.moveaxis(np.load(file), -1, 0)
-        if union.mean() < ENOUGH or (clean & debris).any():
+        if union.mean() < ENOUGH or (clean & debris).any() or (scene % len(SPLITS) and scene in taken):
             continue
-        folder = root / "splits" / SPLITS[chosen % len(SPLITS)]
+        taken.add(scene)
+        folder = root / "splits" / SPLITS[scene % len(SPLITS)]
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / file.name, np.stack((clean, debris, 1 - union), axis=-1).astype(np.uint8))
         image = file.name.replace("_mask_", "_img_")
         (folder / image).write_bytes((file.parent / image).read_bytes())
-        chosen += 1

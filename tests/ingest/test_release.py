@@ -24,6 +24,7 @@ from glacier.pipeline.split import split
 from glacier.scenes.hkh import CHANNELS, release_scenes
 from glacier.store.reader import Store
 from glacier.synth.write import write_synthetic
+from glacier.verify import verify
 
 SIZE, STEP = 64, 58
 OPTIONS = Options(tile_size=SIZE, nodata="any")
@@ -241,6 +242,7 @@ def test_published_folds_keep_train_apart_from_dev_and_test(root, tmp_path):
             expected[file.stem.replace("_img", "")] = fold
     found = dict(zip(store.scene_names, store.fold.tolist(), strict=True))
     assert found == {name: expected.get(name, 1) for name in store.scene_names}
+    assert not verify(store).faults
     about = summarise(store).to_json()
     assert (about["folds"], about["test"]) == ([(store.fold == 0).sum()], (store.fold == -1).sum())
     parts = split(store, 0)
@@ -253,6 +255,8 @@ def test_published_folds_keep_train_apart_from_dev_and_test(root, tmp_path):
         return crs == other and abs(x - u) <= SIZE * 30 and abs(y - v) <= SIZE * 30
 
     held = [*parts.val, *parts.test]
+    assert len(parts.train)
+    assert len(parts.left_out)
     assert not any(touch(a, b) for a in parts.train for b in held)
     assert all(any(touch(a, b) for b in held) for a in parts.left_out)
 
