@@ -96,6 +96,31 @@ def test_gaps_and_floats_are_right_too(tmp_path, dtype, gap):
         assert bad(made.path) == {("image", 1), ("image", 2)}
 
 
+@pytest.mark.parametrize(("dtype", "extreme"), [("float64", 0.1), ("int32", 2**24 + 1)])
+def test_many_pixels_at_an_extreme_are_right_too(tmp_path, dtype, extreme):
+    """Percentiles come from a sample in float32, which need not hold the extreme."""
+    rng = np.random.default_rng(0)
+    pixels = (rng.uniform(-1, 1, (1, 64, 64)) * 3 * extreme).clip(-extreme, extreme).astype(dtype)
+    write_raster(tmp_path / "in" / "s.tif", pixels, names=("red",))
+    write_raster(tmp_path / "in" / "s_label.tif", np.zeros((64, 64), np.uint8))
+    made = make_store(tmp_path / "in", tmp_path / "s.zarr", tile_size=64, classes="0=a,1=b")
+    assert faults(made.path) == ()
+
+
+@pytest.mark.parametrize(
+    "lie", [{"nodata": "x"}, {"nodata": 99999}, {"mean": "x"}, {"scale": "1"}, {"name": 3, "offset": []}]
+)
+def test_attributes_that_are_no_numbers_are_one_line(store, tmp_path, lie):
+    copy = shutil.copytree(store.path, tmp_path / "copy.zarr")
+    root = json.loads((copy / "zarr.json").read_text())
+    root["attributes"]["bands"][0].update(lie)
+    (copy / "zarr.json").write_text(json.dumps(root))
+    done = CliRunner().invoke(main, ["verify", str(copy)])
+    assert done.exit_code == 1
+    assert "Traceback" not in done.output
+    assert len((done.stdout + done.stderr).strip().splitlines()) <= 2
+
+
 def test_a_flipped_byte_anywhere_is_found(store, tmp_path):
     """In shards and small chunks every one; in a zarr.json all but white space counts."""
     rng = np.random.default_rng(0)

@@ -27,7 +27,7 @@ from glacier.store.objects import storage
 from glacier.store.reader import Store
 from glacier.store.schema import ITEMSIZE
 from glacier.store.shards import tiles_per_known_shard
-from glacier.store.writer import ROOT, StoreWriter
+from glacier.store.writer import ROOT, StoreWriter, read_note
 from glacier.version import __version__
 
 UNFIT = (
@@ -63,11 +63,13 @@ def append(
     """
     out = out.resolve() if isinstance(out, Path) else out
     Store(out).close()
+    tag = storage(out).tag(ROOT)
     with locked(out), Store(out) as base:
         options = settle(base, given)
         record = source_record(source, scenes, options)
         added = base.meta.source.get(ADDED, [])
-        note, place = {**record, "version": __version__}, Place(out, storage(out))
+        note, build = {**record, "version": __version__}, storage(out)
+        place = Place(out, build, read_note(build))
         if record in (first_source(base), *added):
             place.clear(note)
             return nothing_to_do(out)
@@ -81,7 +83,7 @@ def append(
             small = _join(base, plan, writer.meta.crs, options.published)
             place.begin(note, UNFINISHED)
             resumed = write_all(pool, writer, plan, options, UNFIT, track)
-        commit(writer, small, base)
+        commit(writer, small, tag, base)
     return report(out, writer, scenes, surveys, resumed)
 
 

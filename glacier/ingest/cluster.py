@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor
 from contextlib import contextmanager
+from threading import Event, Thread
 from typing import Any
 
 from glacier.errors import GlacierError
@@ -27,7 +28,8 @@ def cluster(address: str) -> Iterator[Executor]:
         raise GlacierError(
             "--scheduler: Dask's distributed is not installed; pip install 'glacier-tiles[cluster]'"
         ) from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in ("distributed", "distributed.client", "distributed.core", "tornado.application"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -38,15 +40,30 @@ def cluster(address: str) -> Iterator[Executor]:
         with client:
             _wait_for_workers(client, address)
             pool = client.get_executor(pure=False)
+            ended = Event()
+            watch = Thread(target=_watch, args=(client, pool, ended), daemon=True)
+            watch.start()
             try:
                 yield pool
             finally:
+                ended.set()
                 pool.shutdown(wait=False)
+                watch.join()
     except (KilledWorker, CommClosedError, CancelledError) as error:
         raise GlacierError(
-            f"--scheduler {address}: the cluster lost its work ({type(error).__name__}); give the command "
-            "again to go on"
+            f"--scheduler {address}: the cluster lost its work or all its workers "
+            f"({type(error).__name__}); see what they say, and give the command again to go on"
         ) from error
+
+
+def _watch(client: Any, pool: Executor, ended: Event) -> None:
+    """Cancel what waits when the cluster has been without a worker for long; it would wait for ever."""
+    idle = 0
+    while idle < PATIENCE:
+        if ended.wait(1):
+            return
+        idle = 0 if client.scheduler_info().get("workers") else idle + 1
+    pool.shutdown(wait=False)
 
 
 def _wait_for_workers(client: Any, address: str) -> None:

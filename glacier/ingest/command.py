@@ -1,5 +1,6 @@
 """`glacier ingest`: which reader a source needs, and what is said about it."""
 
+import re
 from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
@@ -132,7 +133,7 @@ def _part_of_release(source: str, layout: str, asked: Part | None) -> tuple[Part
 
 
 def _count(folds: str) -> int:
-    if not folds.isdigit():
+    if not re.fullmatch("[0-9]{1,3}", folds):
         raise UsageError(f"--folds: {folds!r}, expected a number of spatial folds, or published")
     return int(folds)
 

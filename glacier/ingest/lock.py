@@ -22,6 +22,8 @@ def locked(out: Path | str) -> Iterator[None]:
         return
     from filelock import FileLock, Timeout
 
+    if not out.name:
+        raise GlacierError(f"{out}: cannot be a store; choose another --out")
     path = out.with_name(f".{out.name}.lock")
     lock = FileLock(path, timeout=0)
     try:

@@ -24,6 +24,8 @@ class Place:
 
     out: Path | str
     build: Storage
+    seen: dict[str, Any] | None = None
+    """What an unfinished ingest there said of itself when this was chosen."""
 
     def begin(self, note: dict[str, Any], below: str = "") -> None:
         """Make the building place ready: as an unfinished ingest with this note left it, or cleared.
@@ -32,9 +34,18 @@ class Place:
             note: what the ingest says of itself.
             below: the folder in it that is cleared.
         """
-        if read_note(self.build) != note:
-            self.build.delete(below)
-            self.build.put(NOTE, json.dumps(note).encode())
+        found = read_note(self.build)
+        if found == note:
+            return
+        arrived = not below and self.seen is None and state(self.build) == "store"
+        if found != self.seen or (arrived and not isinstance(self.build, Folder)):
+            raise GlacierError(
+                f"{self.out}: another ingest wrote here meanwhile; nothing of it is lost, give the command "
+                "again when it has ended"
+            )
+        tag = self.build.tag(NOTE) if found is None else None
+        self.build.delete(below)
+        self.build.put_over(NOTE, json.dumps(note).encode(), tag)
 
     def clear(self, note: dict[str, Any]) -> None:
         """Remove what an ingest with this note left that was killed when all but that was done."""
@@ -64,13 +75,15 @@ def choose_place(
     Raises:
         GlacierError: something stands there that may not be replaced.
     """
-    build, swapped = storage(out), isinstance(out, Path) and _recover(out)
+    build, swapped = storage(out), isinstance(out, Path) and _recover(out, record if overwrite else None)
+    seen = read_note(build)
     remedy = "give --overwrite to replace it" if isinstance(out, Path) else "remove it first"
     match state(build):
         case "store" if (
             isinstance(out, Path) and overwrite and not (swapped and first_source(Store(out)) == record)
         ):
-            return Place(out, Folder(out.with_name(f".{out.name}.new")))
+            new = Folder(out.with_name(f".{out.name}.new"))
+            return Place(out, new, read_note(new))
         case "store" if first_source(Store(out)) == record:
             Place(out, build).clear(note)
             return None
@@ -79,14 +92,14 @@ def choose_place(
                 f"{out}: a store of another source or with other options stands here; {remedy}, or give "
                 "another --out"
             )
-        case "unfinished" if read_note(build) != note and not overwrite:
+        case "unfinished" if seen != note and not overwrite:
             raise GlacierError(
                 f"{out}: holds an unfinished ingest of another source, with other options or by another "
                 "version; give --overwrite to replace it, or another --out"
             )
         case "foreign":
             raise GlacierError(f"{out}: exists and is not a glacier store; choose another --out")
-    return Place(out, build)
+    return Place(out, build, seen)
 
 
 def first_source(store: Store) -> dict[str, Any]:
@@ -110,14 +123,20 @@ def _old(out: Path) -> Path:
     return out.with_name(f".{out.name}.old")
 
 
-def _recover(out: Path) -> bool:
-    """Mend what a process left that was killed while it swapped stores; whether a new one now stands."""
+def _recover(out: Path, record: dict[str, Any] | None) -> bool:
+    """Mend what a process left that was killed while it swapped stores; whether a new one now stands.
+
+    A new store that waits beside one that stands is put in its place only for the command that made it,
+    whose `record` is given: something may have been added to the other meanwhile.
+    """
     old, new = _old(out), out.with_name(f".{out.name}.new")
-    swap = state(Folder(new)) == "store"
-    if swap and out.exists() and not old.exists():
+    waits = state(Folder(new)) == "store"
+    if waits and out.exists() and not old.exists() and record == first_source(Store(new)):
         out.rename(old)
-    if not out.exists() and (swap or old.exists()):
-        (new if swap else old).rename(out)
-    if old.exists():
+    if out.exists():
+        waits = False
+    elif old.exists():
+        (new if waits else old).rename(out)
+    if old.exists() and out.exists():
         shutil.rmtree(old)
-    return swap
+    return waits and out.exists()

@@ -165,8 +165,8 @@ def with_data(
 
 def cut(held: Sequence[tuple[Scene, Survey]], bands: Sequence[Band], class_map: ClassMap) -> Plan:
     """The plan for scenes with data; every tile in fold 0 as yet."""
-    tiles = tuple((i, window) for i, (_, found) in enumerate(held) for window in found.tiles)
     scenes = tuple(scene for scene, _ in held)
+    tiles = tuple((i, window) for i, (_, found) in enumerate(held) for window in found.tiles)
     return Plan(scenes, tiles, np.zeros(len(tiles), np.int8), tuple(bands), class_map)
 
 
@@ -217,13 +217,22 @@ def label_files(scene: Scene) -> list[Path]:
     return [scene.label.path] if scene.label else []
 
 
+def _beside(raster: Path) -> list[Path]:
+    """Files that say more of a raster: its mask, its place, its no-data values."""
+    named = [raster.with_name(raster.name + end) for end in (".msk", ".aux.xml")]
+    named += [raster.with_suffix(end) for end in (".tfw", ".wld", ".aux.xml")]
+    return [path for path in named if path.is_file()]
+
+
 def source_record(source: Path, scenes: Sequence[Scene], options: Options) -> dict[str, Any]:
     """What tells one ingest from another: a digest of the source's files, and the options.
 
     Files count by their path below `source`, size and time of change, so that a store and its
     source may be moved together.
     """
-    files = {band.path for scene in scenes for band in scene.bands}
+    rasters = {band.path for scene in scenes for band in scene.bands}
+    rasters |= {scene.label.path for scene in scenes if isinstance(scene.label, RasterLabel)}
+    files = rasters | {path for raster in rasters for path in _beside(raster)}
     files |= {path for scene in scenes for path in label_files(scene)}
     listing: list[tuple[Any, ...]] = []
     for file in sorted(files):
@@ -232,6 +241,9 @@ def source_record(source: Path, scenes: Sequence[Scene], options: Options) -> di
     for scene in scenes:
         label = [os.path.relpath(path, source) for path in label_files(scene)]
         layers = scene.label.layers if isinstance(scene.label, VectorLabel) else ()
-        listing.append((scene.name, scene.grid.height, label, [(e.value, e.attribute) for e in layers]))
+        grid = scene.grid
+        listing.append((scene.name, grid.height, grid.width, tuple(grid.transform)[:6], grid.crs))
+        listing.append((label, [(layer.value, layer.attribute) for layer in layers]))
+        listing += [(b.name, b.code, os.path.relpath(b.path, source), b.index) for b in scene.bands]
     digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
     return {"files": len(files), "digest": digest, "options": asdict(options)}

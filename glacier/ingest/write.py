@@ -20,10 +20,12 @@ from glacier.ingest.work import executor, spread
 from glacier.scenes.read import unlabelled
 from glacier.scenes.scene import Scene
 from glacier.store.reader import Store
-from glacier.store.schema import Meta
+from glacier.store.schema import ITEMSIZE, Meta
 from glacier.store.writer import StoreWriter
 from glacier.version import __version__
 
+MOST_BYTES = 2**31 - 17
+"""Of a tile: what blosc compresses at once."""
 CHANGED = (
     "changed since the survey; leave the source alone while it is ingested, and give the command again "
     "with --overwrite"
@@ -109,6 +111,7 @@ def build(
     with executor(workers) as pool:
         surveys = survey_all(pool, scenes, options, needs(columns(scenes), options.dtype), track)
         plan = make_plan(scenes, surveys, options, folds)
+        _fits_a_chunk(options.tile_size, plan)
         place.begin(note)
         meta = Meta(
             tile_size=options.tile_size,
@@ -126,6 +129,20 @@ def build(
     commit(writer, plan.small_arrays(plan.crs))
     place.finish()
     return report(place.out, writer, scenes, surveys, resumed)
+
+
+def _fits_a_chunk(size: int, plan: Plan) -> None:
+    """See to it that a tile is no more than blosc takes.
+
+    Raises:
+        GlacierError: it is.
+    """
+    tile = size**2 * len(plan.bands) * ITEMSIZE[plan.bands[0].dtype]
+    if tile > MOST_BYTES:
+        raise GlacierError(
+            f"--tile-size: {size} px of {len(plan.bands)} bands {plan.bands[0].dtype} are {tile} bytes, "
+            f"expected at most {MOST_BYTES}; give a smaller one"
+        )
 
 
 def survey_all(

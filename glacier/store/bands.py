@@ -115,7 +115,18 @@ class Band:
 
     @classmethod
     def from_json(cls, record: dict[str, Any], dtype: str) -> Self:
-        """The inverse of `to_json`; `dtype` is that of the store's image."""
+        """The inverse of `to_json`; `dtype` is that of the store's image.
+
+        Raises:
+            KeyError, TypeError, ValueError: no record of a band.
+        """
         known: dict[str, Any] = {k: math.nan if v is None else v for k, v in record.items()}
         inner = {f.name: known.pop(f.name) for f in fields(Statistics)}
+        numbers = [known[name] for name in ("scale", "offset", "nodata", "bound")] + list(inner.values())
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise TypeError(f"band {known['name']}: {numbers}, expected numbers")
+        if dtype != "float32" and not np.iinfo(dtype).min <= known["nodata"] <= np.iinfo(dtype).max:
+            raise ValueError(
+                f"band {known['name']}: no-data code {known['nodata']}, expected one of {dtype}"
+            )
         return cls(**known, dtype=dtype, statistics=Statistics(**inner))

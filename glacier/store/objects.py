@@ -1,16 +1,17 @@
 """A store's files as objects at an address: read in parts, written whole."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Any, BinaryIO
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from glacier.addresses import is_address, open_address, said
-from glacier.errors import UnreachableError, UsageError
+from glacier.errors import GlacierError, UnreachableError, UsageError
 from glacier.store.folder import Folder
 from glacier.store.shards import ChangedError
 
@@ -45,6 +46,8 @@ class Object:
         except FileNotFoundError as error:
             raise OSError(f"{self._key} is missing") from error
         except BaseError as error:
+            if first and self._is_empty():
+                raise ValueError(f"{self._key} is empty") from error
             raise ConnectionError(said(error)) from error
         found = meta["size"], meta["e_tag"]
         if first:
@@ -52,6 +55,13 @@ class Object:
         elif found != (self.size, self._tag):
             raise ChangedError(f"{self._key} has changed since it was opened")
         return data
+
+    def _is_empty(self) -> bool:
+        """Whether the object holds nothing, of which no server gives the end."""
+        try:
+            return bool(obstore.head(self._objects, self._key)["size"] == 0)
+        except (BaseError, FileNotFoundError):
+            return False
 
 
 class Objects:
@@ -66,7 +76,7 @@ class Objects:
         Raises:
             GlacierError: an address that cannot be written to.
         """
-        if address.startswith(("http:", "https:")):
+        if not address.startswith("s3://"):
             raise UsageError(f"--out {address}: expected a folder, or s3://BUCKET/KEY")
         self._address = address
         self._objects = open_address(address)
@@ -77,16 +87,47 @@ class Objects:
     @contextmanager
     def writing(self, key: str) -> Iterator[BinaryIO]:
         """A new file, uploaded at once when it is whole; an error leaves nothing."""
-        with TemporaryFile() as file:
-            yield file
-            file.seek(0)
-            with self._asked():
-                obstore.put(self._objects, key, file)
+        try:
+            with TemporaryFile() as file:
+                yield file
+                file.seek(0)
+                with self._asked():
+                    obstore.put(self._objects, key, file)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise GlacierError(
+                f"{gettempdir()}: {key} cannot be built there ({error.strerror}); nothing is lost, make "
+                "room, or set TMPDIR to another folder, and give the same command again to go on"
+            ) from error
 
     def put(self, key: str, data: bytes) -> None:
         """Write a whole object, or nothing."""
         with self._asked():
             obstore.put(self._objects, key, data)
+
+    def tag(self, key: str) -> str | None:
+        """What tells this state of an object from others; None where there is none."""
+        with self._asked():
+            try:
+                return obstore.head(self._objects, key)["e_tag"]
+            except FileNotFoundError:
+                return None
+
+    def put_over(self, key: str, data: bytes, tag: str | None) -> None:
+        """Write a whole object in the place of one with this tag, or where there is none for None.
+
+        Raises:
+            GlacierError: another is there.
+        """
+        with self._asked():
+            try:
+                obstore.put(self._objects, key, data, mode={"e_tag": tag} if tag else "create")
+            except (AlreadyExistsError, PreconditionError) as error:
+                raise GlacierError(
+                    f"{self._address}: another ingest wrote here meanwhile ({key}); nothing of it is lost, "
+                    "give the command again when it has ended"
+                ) from error
 
     def get(self, key: str) -> bytes | None:
         """A whole object; None where there is none."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ class Place:
         self.folder: Path | None = None
         self.objects: Any = None
         """obstore's view of an address."""
+        self._opened: int | None = None
+        """The folder itself: another store may take its name."""
+        self._identity: tuple[int, int] | None = None
         self.zarr: ZarrStore
         """zarr-python's view of it."""
         if isinstance(path, ZarrStore):
@@ -51,9 +55,25 @@ class Place:
             ValueError, OSError: it is missing, or cannot be reached.
         """
         if self.folder:
-            return MappedShard(self.folder / key, tail)
-
+            if self._opened is None:
+                self._opened = self._reopen(self.folder)
+            return MappedShard(self._opened, key, tail)
         return Object(self.objects, key, tail)
+
+    def _reopen(self, folder: Path) -> int:
+        """Open the folder, which must be the one whose root was read."""
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        status = os.fstat(opened)
+        if (status.st_dev, status.st_ino) != self._identity:
+            os.close(opened)
+            raise ValueError("another store has taken the place of the one that was opened")
+        return opened
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._opened is not None:
+            os.close(self._opened)
+            self._opened = None
 
     def document(self, name: str = "") -> dict[str, Any]:
         """The `zarr.json` of an array, or of the root.
@@ -85,6 +105,9 @@ class Place:
         Raises:
             GlacierError: no store here, an incomplete one, or a damaged root.
         """
+        if self.folder and self.folder.is_dir():
+            status = self.folder.stat()
+            self._identity = status.st_dev, status.st_ino
         try:
             attributes = self.document().get("attributes")
         except FileNotFoundError as error:

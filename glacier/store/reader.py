@@ -21,7 +21,7 @@ from glacier.store.chunks import Chunks
 from glacier.store.place import Place
 from glacier.store.schema import Meta
 from glacier.store.shards import OPEN, Shards, tiles_per_known_shard
-from glacier.store.writer import PIXELS
+from glacier.store.writer import NOTE, PIXELS
 
 FAR = 16
 """Windows at a time, per core, where each has to be waited for from a server."""
@@ -264,10 +264,15 @@ class Store:
                     "make the store again"
                 )
 
+    def is_being_added_to(self) -> bool:
+        """Whether an addition is under way or was interrupted; the store is as it was until that ends."""
+        return self._place.have([NOTE])[0]
+
     def close_files(self) -> None:
         """Let go of all files; what is read next opens its own again."""
         self._image.close()
         self._label.close()
+        self._place.close()
 
     def close(self) -> None:
         """End the reading threads and let go of all files."""

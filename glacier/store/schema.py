@@ -104,6 +104,8 @@ class Meta:
         if attributes.get("complete") is not True:
             raise incomplete(path)
         try:
+            if not isinstance(attributes["folds"], int) or not isinstance(attributes["tile_size"], int):
+                raise TypeError("folds and tile_size are to be whole numbers")
             return cls(
                 tile_size=attributes["tile_size"],
                 dtype=attributes["dtype"],

@@ -5,10 +5,10 @@ with a checksum; in each chunk bytes, blosc, crc32c. What a file claims is check
 """
 
 import mmap
+import os
 import struct
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -103,12 +103,16 @@ class Shard(Protocol):
 class MappedShard:
     """A shard in memory by name only: the kernel reads what is touched."""
 
-    def __init__(self, path: Path, tail: int) -> None:
+    def __init__(self, folder: int, key: str, tail: int) -> None:
+        """Open the file `key` of an opened folder, which is the same whatever takes its name meanwhile."""
         try:
-            with path.open("rb") as file:
-                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            file = os.open(key, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
         except FileNotFoundError as error:
-            raise ValueError(f"{path} is missing") from error
+            raise ValueError(f"{key} is missing") from error
+        try:
+            self.map = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+        finally:
+            os.close(file)
         self.view = memoryview(self.map)
         self.size = len(self.view)
         self.tail = self.part(max(0, self.size - tail), self.size)

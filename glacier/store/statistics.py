@@ -28,7 +28,8 @@ def pool(moments: NDArray[np.float64], sample: NDArray[np.float32] | None = None
     for band in range(moments.shape[1]):
         p2 = p98 = np.nan
         if sample is not None and np.isfinite(sample[band]).any():
-            p2, p98 = np.nanpercentile(sample[band], [2, 98])
+            inside = np.clip(sample[band], minimum[band], maximum[band])  # the sample is rounded to float32
+            p2, p98 = np.nanpercentile(inside, [2, 98])
         any_data = bool(total[band])
         result.append(
             Statistics(

@@ -156,22 +156,40 @@ class StoreWriter:
         return "/".join((name, "c", str(number), *"0" * (len(self.specs[name].dims) - 1)))
 
     def kept(self) -> Iterator[dict[str, NDArray[Any]]]:
-        """What `write_shard` kept, in the order of the shards."""
+        """What `write_shard` kept, in the order of the shards.
+
+        Raises:
+            GlacierError: some of it is gone.
+        """
         for shard in self.shards:
-            with np.load(io.BytesIO(self.folder.get(_kept(shard)) or b"")) as file:
+            data = self.folder.get(_kept(shard))
+            if data is None:
+                raise GlacierError(
+                    f"{self.folder}: another ingest wrote here meanwhile ({_kept(shard)} is gone); give the "
+                    "command again when it has ended"
+                )
+            with np.load(io.BytesIO(data)) as file:
                 yield dict(file)
 
-    def commit(self, meta: Meta, arrays: dict[str, NDArray[Any]]) -> None:
+    def commit(self, meta: Meta, arrays: dict[str, NDArray[Any]], tag: str | None = None) -> None:
         """Write the small arrays, then put the root in place: from here on it is a store.
 
         Chunks that the store holds already are written again as supersets, valid under either root.
+
+        Args:
+            meta: what it says of itself.
+            arrays: all but `image` and `label`.
+            tag: of the root that this one takes the place of, at an address; None for none.
+
+        Raises:
+            GlacierError: another ingest put a root there meanwhile.
         """
         for name, values in arrays.items():
             self._write_small(self.specs[name], values)
         documents = self.documents()
         for name, document in documents.items():
             self.folder.put(f"{name}/{ROOT}", json.dumps(document, indent=2).encode())
-        self.folder.put(ROOT, _root_document(documents, meta).encode())
+        self.folder.put_over(ROOT, _root_document(documents, meta).encode(), tag)
         self.folder.delete(UNFINISHED)
 
     def documents(self) -> dict[str, dict[str, Any]]:

@@ -15,11 +15,15 @@ from glacier.errors import GlacierError, UsageError
 from glacier.ingest import commit, write
 from glacier.ingest.append import append
 from glacier.ingest.fit import selection_for
+from glacier.ingest.place import Place
 from glacier.ingest.plan import Options
 from glacier.ingest.write import ingest
 from glacier.scenes.layouts import find_scenes
+from glacier.store.folder import Folder
 from glacier.store.reader import Store
-from tests.helpers import NORTH_UP, make_store, write_raster
+from glacier.store.writer import NOTE
+from glacier.verify import verify
+from tests.helpers import NORTH_UP, make_store, write_raster, write_scene
 
 OPTIONS = {"tile_size": 32, "classes": "0=a,1=b", "folds": 2}
 NAMES = ("red", "nir")
@@ -315,3 +319,50 @@ def test_the_command_adds(base, tmp_path, monkeypatch):
     none = CliRunner().invoke(main, ["ingest", "more", "--append", "nowhere.zarr"])
     assert none.exit_code == 1
     assert "nowhere.zarr: no store here" in none.stderr
+
+
+def test_a_new_store_that_waits_does_not_take_the_place_of_what_was_added(tmp_path, monkeypatch):
+    """An overwrite killed before it swapped, an addition, an ingest that is refused: nothing is lost."""
+    first = write_scene(tmp_path / "first", "a", size=96)
+    other, more = (
+        write_scene(tmp_path / "other", "b", size=64),
+        write_scene(tmp_path / "more", "c", size=64),
+    )
+    out, options = tmp_path / "s.zarr", Options(tile_size=32, classes="0=a,1=b", folds=2)
+    ingest(first, find_scenes(first), out, options)
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "finish", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ingest(other, find_scenes(other), out, options, overwrite=True)
+    append(more, find_scenes(more), out, {})
+    with pytest.raises(GlacierError, match="another source"):
+        ingest(other, find_scenes(other), out, options)
+    with Store(out) as store:
+        assert store.scene_names == ["a", "c"]
+    assert ingest(other, find_scenes(other), out, options, overwrite=True).tiles == 4
+    with Store(out) as store:
+        assert store.scene_names == ["b"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["first", "more", "other", "s.zarr"]
+
+
+def test_an_addition_cut_off_in_its_commit_leaves_a_store_that_verifies(tmp_path, monkeypatch):
+    first, more = (
+        write_scene(tmp_path / "first", "a", size=96),
+        write_scene(tmp_path / "more", "c", size=64),
+    )
+    out = tmp_path / "s.zarr"
+    ingest(first, find_scenes(first), out, Options(tile_size=32, classes="0=a,1=b", folds=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "put_over", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            Place, "begin", lambda self, note, below="": self.build.put(NOTE, json.dumps(note).encode())
+        )
+        with pytest.raises(KeyboardInterrupt):
+            append(more, find_scenes(more), out, {})
+    with Store(out, whole=False) as store:
+        assert len(store) == 9
+        assert not verify(store).faults
+    append(more, find_scenes(more), out, {})
+    with Store(out, whole=False) as store:
+        assert len(store) == 13
+        assert not verify(store).faults

@@ -122,3 +122,15 @@ def test_what_is_missing_or_too_much_is_one_line(source, tmp_path, monkeypatch):
     assert done.exit_code == 2
     assert "--scheduler has workers of its own" in done.stderr
     assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_cluster_that_loses_all_its_workers_is_one_line(source, dask, tmp_path):
+    dask.add_worker()
+    out = tmp_path / "s.zarr"
+    process = start(on(dask, build(source, out)))
+    until((out / NOTE).exists, process)
+    dask.workers[0].kill()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "lost its work or all its workers" in errors.strip().splitlines()[-1], errors
+    assert "Traceback" not in errors

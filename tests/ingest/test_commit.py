@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -387,3 +388,30 @@ def test_float_labels_may_hold_nan(tmp_path):
     write_raster(tmp_path / "in" / "s_label.tif", label)
     with pytest.raises(GlacierError, match="holds fractions"):
         make_store(tmp_path / "in", tmp_path / "b.zarr", tile_size=32, folds=2, classes="0=a,1=b")
+
+
+@pytest.mark.parametrize("name", ["s.tif.msk", "s.tfw", "s.tif.aux.xml", "s_label.tif.msk"])
+def test_files_beside_a_raster_tell_sources_apart(source, tmp_path, name):
+    run(source, tmp_path / "s.zarr")
+    if name.endswith(".msk"):
+        write_raster(source / "mask.tif", np.full((160, 160), 255, np.uint8)).rename(source / name)
+    else:
+        (source / name).write_text("30\n0\n0\n-30\n0\n0\n" if name.endswith("w") else "<PAMDataset/>")
+    with pytest.raises(GlacierError, match="another source"):
+        run(source, tmp_path / "s.zarr")
+
+
+def test_a_tile_beyond_what_blosc_takes_is_refused_before_anything_is_written(
+    source, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(write, "MOST_BYTES", 4095)
+    with pytest.raises(
+        GlacierError, match="--tile-size: 32 px of 2 bands int16 are 4096 bytes, expected at most"
+    ):
+        run(source, tmp_path / "s.zarr")
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_the_root_of_the_file_system_is_no_store(source):
+    with pytest.raises(GlacierError, match="/: cannot be a store"):
+        run(source, Path("/"))

@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import obstore
 import pytest
 import zarr
 from click.testing import CliRunner
@@ -16,10 +17,15 @@ from zarr.storage import LocalStore, ObjectStore
 from glacier.addresses import open_address
 from glacier.cli import main
 from glacier.errors import GlacierError
+from glacier.ingest import append as adding
+from glacier.ingest import write as writing
+from glacier.ingest.plan import Options
 from glacier.pipeline.buffer import Buffer
 from glacier.pipeline.order import SAMPLE
+from glacier.scenes.layouts import find_scenes
 from glacier.store.reader import Store
 from glacier.store.shards import Shards
+from glacier.verify import verify
 from tests.helpers import make_store, write_raster, write_scene
 from tests.integration.server import serve_bucket
 
@@ -143,6 +149,16 @@ def test_the_commands_take_an_address(bucket, call, there, mountains, store, tmp
         assert call("predict", "near", source, out).exit_code == 0
     (near_map,), (far_map,) = (list((tmp_path / out).glob("*.tif")) for out in ("near maps", "far maps"))
     assert far_map.read_bytes() == near_map.read_bytes()
+
+
+def test_an_empty_shard_is_named(bucket, store, call):
+    address = bucket.put(store.path, "empty.zarr")
+    obstore.put(open_address(address), "image/c/2/0/0/0", b"")
+    done = call("verify", address)
+    assert done.exit_code == 1
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("tiles 6 to 8 (scene")
+    assert "is empty" in line
 
 
 def test_a_lost_shard_is_named(bucket, store, call):
@@ -376,3 +392,45 @@ def test_a_server_that_dies_while_a_store_is_written_is_one_line(mountains, stor
         said = process.communicate(timeout=60)[1].strip().splitlines()
     assert process.returncode == 1
     assert said[-1].startswith("error: s3://glaciers/x.zarr: cannot be reached")
+
+
+def test_two_ingests_to_one_address_lose_nothing(bucket, tmp_path, monkeypatch):
+    """There is no lock: the one that comes later sees what the other put, and stops."""
+    sources = [write_scene(tmp_path / name, name, size=96, seed=ord(name)) for name in "abc"]
+    scenes = [find_scenes(source) for source in sources]
+    options = Options(tile_size=32, classes="0=a,1=b", folds=2)
+    out = bucket.address("race.zarr")
+    with monkeypatch.context() as patch:
+        true_survey = writing.survey_all
+
+        def meanwhile(*given):
+            patch.undo()
+            writing.ingest(sources[0], scenes[0], out, options)
+            return true_survey(*given)
+
+        patch.setattr(writing, "survey_all", meanwhile)
+        with pytest.raises(GlacierError, match="another ingest wrote here meanwhile"):
+            writing.ingest(sources[1], scenes[1], out, options)
+    with monkeypatch.context() as patch:
+        true_commit = adding.commit
+
+        def late(*given):
+            patch.undo()
+            adding.append(sources[1], scenes[1], out, {})
+            return true_commit(*given)
+
+        patch.setattr(adding, "commit", late)
+        with pytest.raises(GlacierError, match="another ingest wrote here meanwhile"):
+            adding.append(sources[2], scenes[2], out, {})
+    with Store(out) as store:
+        assert store.scene_names == ["a", "b"]
+        assert not verify(store).faults
+
+
+@pytest.mark.parametrize(
+    "out", ["memory:///x.zarr", "gs://bucket/x.zarr", "https://host/x.zarr", "file:///x.zarr"]
+)
+def test_addresses_that_hold_no_store_are_refused_at_once(call, mountains, out):
+    assert f"--out {out}: expected a folder, or s3://BUCKET/KEY" in one_line(
+        call("ingest", mountains, "--out", out), 2
+    )

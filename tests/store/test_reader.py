@@ -9,12 +9,16 @@ import xarray as xr
 
 from glacier.classes import IGNORE
 from glacier.errors import GlacierError
+from glacier.ingest.plan import Options
+from glacier.ingest.write import ingest
 from glacier.pipeline.buffer import Buffer
 from glacier.pipeline.order import SAMPLE
+from glacier.scenes.layouts import find_scenes
 from glacier.store.bands import Band, Statistics
 from glacier.store.reader import Store, only_store
 from glacier.store.schema import SHARD_BYTES, tiles_per_shard
 from glacier.store.statistics import pool
+from tests.helpers import write_raster
 
 
 @pytest.fixture
@@ -115,7 +119,10 @@ def consolidated(name, **changes):
         (broken_attributes(lambda a: a.update(complete=False)), "incomplete"),
         (broken_attributes(lambda a: a.pop("bands")), "attributes are damaged"),
         (broken_attributes(lambda a: a.update(bands=[1])), "attributes are damaged"),
-        (broken_attributes(lambda a: a.update(dtype="uint8")), "image is .*int16.*, expected .*uint8"),
+        (
+            broken_attributes(lambda a: a.update(dtype="uint8")),
+            "attributes are damaged .*no-data code -32768, expected one of uint8",
+        ),
         (lambda c: (c / "zarr.json").write_text("[1]"), "damaged"),
         (lambda c: (c / "image" / "zarr.json").unlink(), "image/zarr.json is missing"),
         (lambda c: (c / "label" / "zarr.json").write_text("{"), "label/zarr.json: damaged"),
@@ -179,3 +186,25 @@ def test_clouds_are_ignored_and_carry_the_code(store):
         np.testing.assert_array_equal(store.label(tile) == IGNORE, cloud)
         found += cloud.sum()
     assert found > 0
+
+
+def test_a_store_that_is_replaced_while_it_is_open_gives_no_other_pixels(tmp_path):
+    """What was not read yet is missing then; it is not the other store's."""
+    for value in (7, 9):
+        source = tmp_path / str(value)
+        write_raster(
+            source / "s.tif", np.full((2, 640, 640), value, np.uint16), nodata=0, names=("red", "nir")
+        )
+        write_raster(source / "s_label.tif", np.zeros((640, 640), np.uint8))
+    options = Options(tile_size=32, classes="0=a,1=b", folds=2)
+    out = tmp_path / "s.zarr"
+    ingest(tmp_path / "7", find_scenes(tmp_path / "7"), out, options)
+    with Store(out) as store, Store(out) as untouched:
+        assert store.image(0).max() == 7 - 32768
+        ingest(tmp_path / "9", find_scenes(tmp_path / "9"), out, options, overwrite=True)
+        with pytest.raises(GlacierError, match="is missing"):
+            store.image(399)
+        with pytest.raises(GlacierError, match="another store has taken the place"):
+            untouched.image(0)
+    with Store(out) as store:
+        assert store.image(399).max() == 9 - 32768
