@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.host import machine
+from benchmarks.host import family, machine, resident
 from glacier.scenes.hkh import GEOJSON
 from glacier.synth.write import write_synthetic
 
@@ -75,22 +76,25 @@ def stream(made: list[tuple[bytes, bytes]], total: float) -> Iterator[bytes]:
 
 
 def peak_mib(process: subprocess.Popen[Any], feed: Iterator[bytes]) -> float:
-    """Write `feed` to a process; the most resident memory it had, MiB."""
+    """Write `feed` to a process; the most that it and its workers held together at any time, MiB."""
     assert process.stdin is not None
-    status, peak = Path(f"/proc/{process.pid}/status"), 0.0
+    peak = 0.0
+    ended = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.05):
+            peak = max(peak, sum(map(resident, family(process.pid))) / 2**10)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
     for data in feed:
         process.stdin.write(data)
-        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        peak = max(peak, int(fields.get("VmHWM", "0 kB").split()[0]) / 2**10)
     process.stdin.close()
-    while process.poll() is None:
-        try:
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-            peak = max(peak, int(fields.get("VmHWM", "0 kB").split()[0]) / 2**10)
-        except OSError:
-            break
-        time.sleep(0.05)
-    assert process.wait() == 0
+    code = process.wait()
+    ended.set()
+    thread.join()
+    assert code == 0
     return peak
 
 

@@ -164,11 +164,12 @@ def glcm(
     from glacier.machine import cores
     from glacier.scenes.layouts import find_scenes
     from glacier.texture_rasters import Settings
-    from glacier.textures import parse_range, write_textures
+    from glacier.textures import parse_range, see_no_other_textures, write_textures
 
     settings = Settings(tuple(features.lower().split(",")), window, levels)
     limits = parse_range(bounds) if bounds else None
     scenes = find_scenes(source, layout=layout, labelled=False, textured=False, bands={band: (band,)})  # type: ignore[arg-type]
+    see_no_other_textures(source, scenes, out, settings)
     report = write_textures(
         scenes, out, settings,
         bounds=limits, workers=workers or cores(), overwrite=overwrite, track=console.bar,

@@ -12,8 +12,9 @@ from rasterio.errors import RasterioError
 from glacier.console import Track, silence
 from glacier.errors import GlacierError, UsageError
 from glacier.ingest.work import executor, spread
-from glacier.scenes.files import open_raster
+from glacier.scenes.files import open_raster, read_name
 from glacier.scenes.scene import Scene
+from glacier.scenes.scene_files import all_rasters
 from glacier.texture_rasters import Settings, Tags, sample, write_rasters
 
 SAMPLE = 2**22
@@ -46,6 +47,22 @@ def parse_range(text: str) -> tuple[float, float]:
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise UsageError(f"--range: {text!r}, expected LOW,HIGH such as 0,10000")
     return low, high
+
+
+def see_no_other_textures(source: Path, scenes: Sequence[Scene], out: Path, settings: Settings) -> None:
+    """See to it that the source has no such textures but those that are to stand in `out`.
+
+    Raises:
+        GlacierError: it has; a scene would have two bands of one name.
+    """
+    own = {path.resolve() for scene in scenes for path in _paths(scene, out, settings)}
+    top = source.resolve() if source.is_dir() else source.resolve().parent
+    for named in (read_name(file, top) for file in all_rasters(source.resolve())):
+        if named.kind == "glcm" and named.code in settings.features and named.path.resolve() not in own:
+            raise GlacierError(
+                f"{named.path}: is a texture glcm_{named.code} of the source already; choose other "
+                "--features, or move it away"
+            )
 
 
 def write_textures(

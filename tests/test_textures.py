@@ -21,6 +21,7 @@ from glacier.ingest.write import ingest
 from glacier.scenes.glcm import FEATURES, grey_levels, texture
 from glacier.scenes.layouts import find_scenes
 from glacier.store.reader import Store
+from glacier.synth.write import write_synthetic
 from glacier.texture_rasters import Settings
 from glacier.textures import write_textures
 from tests.helpers import NORTH_UP, write_raster
@@ -329,3 +330,16 @@ def test_textures_of_all_scenes_share_one_scale_and_its_bound_holds(tmp_path):
         truth = made[store.scene_names[number]][tuple(slice(o, o + 32) for o in origin)]
         worst = max(worst, np.abs(band.unpack(store.image(tile)[..., -1]) - truth.astype(np.float32)).max())
     assert 0.9 * band.bound < worst <= band.bound * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("layout", ["bands", "scenes"])
+def test_a_source_with_textures_of_its_own_keeps_to_them(tmp_path, call, layout):  # noqa: F811
+    source = tmp_path / "in"
+    write_synthetic(source, layout=layout, seed=1, count=2, size=64)
+    before = sorted(source.rglob("*"))
+    done = call("glcm", source, source, "--band", "red")
+    assert "is a texture glcm_contrast of the source already" in one_line(done, 1)
+    assert sorted(source.rglob("*")) == before
+    assert call("glcm", source, source, "--band", "red", "--features", "entropy").exit_code == 0
+    names = [band.name for band in find_scenes(source)[0].bands]
+    assert names[-3:] == ["glcm_contrast", "glcm_entropy", "glcm_homogeneity"]

@@ -10,7 +10,7 @@ from glacier import console
 from glacier.errors import GlacierError, UsageError
 from glacier.ingest.append import append
 from glacier.ingest.fit import selection_for
-from glacier.ingest.parked import Release
+from glacier.ingest.gather import Release
 from glacier.ingest.plan import Options
 from glacier.ingest.release import HKH, ingest_release
 from glacier.ingest.write import Report, ingest
@@ -83,7 +83,7 @@ def run_ingest(
             track=console.bar, say=console.note,
         )  # fmt: skip
         _tell_release(found)
-        _tell(report, target, lacked, by_name=False)
+        _tell(report, target, lacked, by_name=False, piped=str(source) == "-")
         return
     place, bands = located(source), parse_selection(settings.bands)
     if root:
@@ -115,6 +115,8 @@ def _part_of_release(source: str, layout: str, asked: Part | None) -> tuple[Part
         GlacierError: there is no release.
         UsageError: a part is asked for that is not there.
     """
+    if asked and layout not in ("auto", "hkh"):
+        raise UsageError(f"--hkh-source: of the layout hkh, not of --layout {layout}; leave one out")
     if is_archive(source) and layout in ("auto", "hkh"):
         if asked == "scenes":
             raise UsageError(
@@ -172,17 +174,20 @@ def _tell_release(release: Release | None) -> None:
     )
     if release.differing:
         console.warn(f"{release.differing} copies have other labels than their originals, whose are taken")
+    if release.unreadable:
+        console.warn(release.unreadable)
     if missing := len(release.scenes) - release.placed:
         console.warn(
-            f"{missing} patches are not in slices.geojson: nobody knows where they lie, so folds cannot "
-            "keep them apart from their neighbours"
+            f"{missing} patches have no place in slices.geojson: nobody knows where they lie, so folds "
+            "cannot keep them apart from their neighbours"
         )
 
 
-def _tell(report: Report, target: Path | str, what: str, by_name: bool) -> None:
+def _tell(report: Report, target: Path | str, what: str, by_name: bool, piped: bool = False) -> None:
     """What an ingest did; scenes left out are named where somebody gave them their names."""
     if not report.fresh:
-        console.note(f"{target}: complete already, {report.tiles} tiles; nothing to do")
+        another = "; to read another archive give --overwrite" if piped else ""
+        console.note(f"{target}: complete already, {report.tiles} tiles; nothing to do{another}")
         return
     for name in report.empty_scenes[:10] if by_name else ():
         console.warn(f"scene {name}: no tile of it holds {what}; skipped")

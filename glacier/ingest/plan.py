@@ -200,7 +200,7 @@ def map_classes(held: Sequence[tuple[Scene, Survey]], text: str) -> ClassMap:
             )
             outside = isinstance(scene.label, VectorLabel) and 0 in strange
             raise GlacierError(
-                f"{scene.label.path if scene.label else scene.name}: label value "
+                f"scene {scene.name}, {scene.label.path if scene.label else ''}: label value "
                 f"{', '.join(map(str, sorted(strange)[:8]))} "
                 f"{'(0 lies outside all outlines) ' if outside else ''}has no class; expected {known}; "
                 "give every value one with --classes (VALUE=ignore drops it)"

@@ -12,12 +12,13 @@ from typing import Any
 
 from glacier.console import Track, silence
 from glacier.errors import GlacierError
+from glacier.ingest.gather import Release, gather
 from glacier.ingest.lock import locked
-from glacier.ingest.parked import Chosen, Parked, Release, Row, gather, groups, park
+from glacier.ingest.parked import Chosen, Parked, Row, groups, park
 from glacier.ingest.place import Place, choose_place
 from glacier.ingest.plan import Options
 from glacier.ingest.work import executor
-from glacier.ingest.write import Report, build, nothing_to_do
+from glacier.ingest.write import CHANGED, Report, build, nothing_to_do
 from glacier.machine import cores
 from glacier.scenes.archive import LARGEST, PIECE, identify, is_archive, members
 from glacier.scenes.bands import parse_selection
@@ -80,7 +81,7 @@ def ingest_release(
         place.begin(note)
         chosen = select_channels(parse_selection(options.bands))
         parked = Parked(_aside(place, reading.digest), chosen, options.dtype == "float32")
-        parked.open()
+        parked.open(anew=source == "-")
         if not parked.is_all_read():
             say(_estimate(reading.patches, parked))
             parked.all_read(reading.read(parked, workers, track))
@@ -130,9 +131,9 @@ class _Folder:
         self.root = root
         self._files = patch_files(root, source)
         self._geojson = root / "slices" / GEOJSON
-        listing = [(str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in self._all()]
-        self.files = len(listing)
-        self.digest = _digest(listing)
+        self._listing = {str(f.relative_to(root)): _state(f) for f in self._all()}
+        self.files = len(self._listing)
+        self.digest = _digest(list(self._listing.items()))
         self.patches = len(self._files) // 2
 
     def _all(self) -> list[Path]:
@@ -142,9 +143,12 @@ class _Folder:
         """Park every patch; the footprints."""
         wanted = [(file, patch) for file in self._files if (patch := read_patch_name(str(file)))]
         wanted = [(file, patch) for file, patch in wanted if not parked.has(patch)]
+        given = parked.folder, parked.chosen, parked.whole
         with executor(workers) as pool, track("pack", len(wanted)) as done:
             futures = [
-                pool.submit(_park_file, parked.folder, file, patch, parked.chosen, parked.whole)
+                pool.submit(
+                    _park_file, *given, file, patch, self._listing[str(file.relative_to(self.root))]
+                )
                 for file, patch in wanted
             ]
             for future in as_completed(futures):
@@ -153,11 +157,21 @@ class _Folder:
         return self._geojson.read_bytes() if self._geojson.exists() else None
 
 
-def _park_file(folder: Path, file: Path, patch: Patch, chosen: Chosen, whole: bool) -> Row:
-    size = file.stat().st_size
-    if size > LARGEST:
-        raise GlacierError(f"{file}: {size} bytes, expected a patch of at most {LARGEST}")
-    return park(folder, str(file), patch, file.read_bytes(), chosen, whole)
+def _state(file: Path) -> tuple[int, int]:
+    """Size in bytes, and time of change."""
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _park_file(
+    folder: Path, chosen: Chosen, whole: bool, file: Path, patch: Patch, state: tuple[int, int]
+) -> Row:
+    if state[0] > LARGEST:
+        raise GlacierError(f"{file}: {state[0]} bytes, expected a patch of at most {LARGEST}")
+    data = file.read_bytes()
+    if _state(file) != state:
+        raise GlacierError(f"{file}: {CHANGED}")
+    return park(folder, str(file), patch, data, chosen, whole)
 
 
 class _Archive:
@@ -175,12 +189,10 @@ class _Archive:
     def read(self, parked: Parked, workers: int | str, track: Track) -> bytes | None:
         """Park every patch, in whatever order they come; the footprints.
 
-        What was parked from a file or address that is still the same is not read again. Standard input
-        may be another, so all of it is, and only packing is saved.
+        What was parked from a file or address that is still the same is passed over.
         """
         footprints = None
         threads = workers if isinstance(workers, int) else cores()
-        known = (lambda patch: False) if self._source == "-" else parked.has
         waiting: deque[Future[Row]] = deque()
         mebibytes = None if self._size is None else self._size // PIECE
         with track("read MiB", mebibytes) as done, ThreadPoolExecutor(threads) as pool:
@@ -188,7 +200,7 @@ class _Archive:
                 if name.endswith(f"slices/{GEOJSON}"):
                     footprints = read()
                 patch = read_patch_name(name)
-                if patch is None or known(patch):
+                if patch is None or parked.has(patch):
                     continue
                 if len(waiting) > threads:
                     parked.add(waiting.popleft().result())

@@ -58,7 +58,7 @@ def split(store: Store, fold: int) -> Split:
     if not len(train) or not len(val):
         raise GlacierError(
             f"{store.path}: fold {fold} leaves {len(train)} tiles to train on and {len(val)} to "
-            f"validate on, of {len(store)}; ingest with fewer --folds or a smaller --tile-size"
+            f"validate on, of {len(store)}; ingest with fewer or other --folds, or a smaller --tile-size"
         )
     return Split(train, val, test, np.flatnonzero(others & near))
 

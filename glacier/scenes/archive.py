@@ -28,7 +28,8 @@ Read = Callable[[], bytes]
 
 def is_archive(source: str) -> bool:
     """Whether a source names an archive: `-`, or a file or address that ends as one."""
-    return source == "-" or source.split("?")[0].lower().endswith(SUFFIXES)
+    named = source.split("?")[0].lower().endswith(SUFFIXES)
+    return source == "-" or (named and not Path(source).is_dir())
 
 
 class Stream(Protocol):
@@ -191,8 +192,8 @@ class Forward(io.RawIOBase):
     def damaged(self, what: str) -> GlacierError:
         """The error of a stream that is no whole archive."""
         return GlacierError(
-            f"{self._name}: not a whole tar archive ({what}; at byte {self._at} unpacked); get it again "
-            "if it is damaged, and give the same command again to go on"
+            f"{self._name}: not a whole tar archive ({what}; at byte {self._at} unpacked); give the same "
+            "command again to go on, or get the file again and give --overwrite"
         )
 
     def close(self) -> None:

@@ -150,13 +150,14 @@ def _folders(root: Path) -> list[Path]:
 
 def has_patches(root: Path) -> bool:
     """Whether there are patches below `root`."""
-    return any(any(folder.glob("slice_*_img_*.npy")) for folder in _folders(root))
+    return any(list(folder.glob("slice_*_img_*.npy")) for folder in _folders(root))
 
 
 def release_root(source: Path) -> Path | None:
     """The folder that holds the release's own, if `source` is it, is above it or is one of them."""
     roots = [source, source / "glacier_data"]
     roots += [source.parent] if source.name in ("slices", "splits") else []
+    roots += [source.parent.parent] if source.parent.name == "splits" else []
     for root in roots:
         if has_patches(root) or ((root / "raster_data").is_dir() and (root / "vector_data").is_dir()):
             return root
@@ -164,9 +165,8 @@ def release_root(source: Path) -> Path | None:
 
 
 def patch_files(root: Path, source: Path) -> list[Path]:
-    """Images and masks of all patches below `root`; of one of its folders where `source` is that."""
-    only = [source.name] if source.parent == root else ["slices", "splits"]
-    folders = [f for f in _folders(root) if f.relative_to(root).parts[0] in only]
+    """Images and masks of the patches in those of the folders of `root` that `source` is or holds."""
+    folders = [folder for folder in _folders(root) if folder.is_relative_to(source)]
     return sorted(file for folder in folders for file in folder.glob("slice_*_*_*.npy"))
 
 

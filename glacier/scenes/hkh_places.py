@@ -10,11 +10,13 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.errors import RasterioError
 
 from glacier.errors import GlacierError
 from glacier.scenes.hkh import GEOJSON, OVERLAP, PIXEL, read_patch_name
@@ -39,49 +41,65 @@ class Place:
 def read_places(document: str, size: int) -> dict[str, Place]:
     """Patch key -> its place, from the text of `slices.geojson`; patches are `size` px wide.
 
+    A feature without a patch or with a box that none of the release's could have has no place.
+
     Raises:
         GlacierError: not what the release has under that name.
     """
     try:
-        return dict(_places(json.loads(document), size))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        found = json.loads(document)
+        declared, features = (
+            CRS.from_user_input(found["crs"]["properties"]["name"]),
+            list(found["features"]),
+        )
+    except ODD as error:
         raise GlacierError(
-            f"{GEOJSON}: cannot be read as the HKH release's footprints ({error!r}); get it again, or "
-            "remove it to ingest without places"
+            f"{GEOJSON}: cannot be read as the HKH release's footprints ({error!r})"
         ) from error
+    return dict(_places(features, declared, size))
 
 
-def _places(document: dict[str, Any], size: int) -> Iterator[tuple[str, Place]]:
-    declared = CRS.from_user_input(document["crs"]["properties"]["name"])
+ODD = (ValueError, KeyError, TypeError, IndexError, AttributeError, RasterioError)
+"""What documents of another kind raise."""
+
+
+def _places(features: list[Any], declared: CRS, size: int) -> Iterator[tuple[str, Place]]:
     texts: dict[str, str] = {}
-    for feature in document["features"]:
-        about = feature["properties"]
-        patch = read_patch_name(about["img_slice"])
-        if patch is None:
-            raise ValueError(about["img_slice"])
-        scene = about["img_source"].rpartition("/")[2].rpartition(".")[0]
-        if scene not in texts:
-            texts[scene] = _crs(scene, declared).to_wkt()
-        x, y = zip(*((point[0], point[1]) for point in feature["geometry"]["coordinates"][0]), strict=True)
-        number = int(patch.key.rpartition("_")[2])
-        corner = _corner(number, min(x), max(x), min(y), max(y), size - OVERLAP)
-        transform = Affine(PIXEL, 0, corner[0], 0, -PIXEL, corner[1])
-        yield patch.key, Place(scene, Grid(size, size, transform, texts[scene]))
+    for feature in features:
+        with suppress(*ODD):
+            yield _place(feature, declared, size, texts)
 
 
-def _corner(
-    number: int, left: float, right: float, bottom: float, top: float, step: int
-) -> tuple[float, float]:
-    """Upper left corner of patch `number` of a scene, from its box as the release has it.
+def _place(feature: Any, declared: CRS, size: int, texts: dict[str, str]) -> tuple[str, Place]:
+    about = feature["properties"]
+    patch = read_patch_name(about["img_slice"])
+    if patch is None:
+        raise ValueError(about["img_slice"])
+    scene = about["img_source"].rpartition("/")[2].rpartition(".")[0]
+    if scene not in texts:
+        texts[scene] = _crs(scene, declared).to_wkt()
+    x, y = zip(*((point[0], point[1]) for point in feature["geometry"]["coordinates"][0]), strict=True)
+    number = int(patch.key.rpartition("_")[2])
+    corner = _corner(number, (min(x), max(x), min(y), max(y)), size)
+    transform = Affine(PIXEL, 0, corner[0], 0, -PIXEL, corner[1])
+    return patch.key, Place(scene, Grid(size, size, transform, texts[scene]))
 
-    A box is `step` px wide, times n / (n - 1) for a scene of n px: from which n follows.
+
+def _corner(number: int, box: tuple[float, float, float, float], size: int) -> tuple[float, float]:
+    """Upper left corner of patch `number` of a scene, from its box (left, right, bottom, top).
+
+    A box is a step wide, times n / (n - 1) for a scene of n px: from which n follows. Where up to five
+    columns are left over, there is one box more in a row than there are patches.
     """
+    left, right, bottom, top = box
+    step = size - OVERLAP
     columns, rows = (_pixels(span, step) for span in (right - left, top - bottom))
     if columns is None or rows is None:
         return left, top
     row, column = divmod(number, -(-columns // step) - 1)
     scene_left = left - column * (right - left)
     scene_top = bottom - row * (top - bottom) + rows * PIXEL
+    row, column = divmod(number, (columns - size) // step + 1)
     return scene_left + column * step * PIXEL, scene_top - row * step * PIXEL
 
 

@@ -29,7 +29,7 @@ def scene_files(
     """
     top = source if source.is_dir() else source.parent
     elsewhere = {file.path for file in given}
-    named = [read_name(file, top) for file in _all_rasters(source) if file not in elsewhere]
+    named = [read_name(file, top) for file in all_rasters(source) if file not in elsewhere]
     scenes: dict[Key, list[Named]] = defaultdict(list)
     for file in named:
         if file.kind == "band":
@@ -46,7 +46,8 @@ def scene_files(
     return [Parts(names[key], tuple(files), label.get(key)) for key, files in scenes.items()]
 
 
-def _all_rasters(source: Path) -> list[Path]:
+def all_rasters(source: Path) -> list[Path]:
+    """Raster files in `source` and below, or that one."""
     if source.is_file():
         return [source]
     return [file for folder in _folders(source) for file in rasters(folder)]

@@ -165,8 +165,8 @@ class StoreWriter:
             data = self.folder.get(_kept(shard))
             if data is None:
                 raise GlacierError(
-                    f"{self.folder}: another ingest wrote here meanwhile ({_kept(shard)} is gone); give the "
-                    "command again when it has ended"
+                    f"{self.folder}: another ingest wrote here meanwhile ({_kept(shard)} is gone); give "
+                    "the command again when it has ended"
                 )
             with np.load(io.BytesIO(data)) as file:
                 yield dict(file)

@@ -2,6 +2,7 @@
 
 import http.server
 import io
+import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import rasterio
 from rasterio.crs import CRS
 
+import glacier.ingest.release
 from glacier.errors import GlacierError
 from glacier.ingest.plan import Options
 from glacier.ingest.release import ingest_release
@@ -25,6 +27,7 @@ from glacier.scenes.hkh import CHANNELS, release_scenes
 from glacier.store.reader import Store
 from glacier.synth.write import write_synthetic
 from glacier.verify import verify
+from tests.ingest.test_faults import disk  # noqa: F401
 
 SIZE, STEP = 64, 58
 OPTIONS = Options(tile_size=SIZE, nodata="any")
@@ -319,8 +322,12 @@ def broken(name):
             members["slices/slice_0_mask_000.npy"] = mask * 7
         case "no array":
             members["slices/slice_0_img_000.npy"] = b"<html>404</html>"
-        case "footprints":
-            members["slices/slices.geojson"] = b"<html>404</html>"
+        case "empty":
+            members["slices/slice_0_img_000.npy"] = image[:0]
+        case "several sizes":
+            members["slices/slice_0_img_001.npy"], members["slices/slice_0_mask_001.npy"] = image, mask
+            members["slices/slice_0_img_002.npy"] = image[:40, :50]
+            members["slices/slice_0_mask_002.npy"] = mask[:40, :50]
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
         for path, content in members.items():
@@ -341,10 +348,11 @@ def broken(name):
         ("no image", r"slice_0_000: no image in the release"),
         ("nothing", r"no patches"),
         ("other channels", r"slice_0_img_000.npy: .* expected an image of \(h, w, 15\)"),
-        ("other size", r"slice_0_000: a mask of .* expected \(64, 64\) px"),
+        ("other size", r"slice_0_000: its mask has \(32, 64\) px, expected \(64, 64\) px"),
+        ("several sizes", r"slice_0_002: its img has \(40, 50\) px, expected \(64, 64\) px"),
+        ("empty", r"slice_0_img_000.npy: \(0, 64, 15\) of float32, expected an image"),
         ("strange mask", r"slice_0_mask_000.npy: follows neither convention"),
         ("no array", r"slice_0_img_000.npy: cannot be read as an .npy array"),
-        ("footprints", r"slices.geojson: cannot be read"),
     ],
 )
 def test_what_does_not_fit_is_named_and_makes_no_store(tmp_path, what, message):
@@ -365,7 +373,9 @@ def test_an_archive_cut_short_is_said_so_and_finished_later(archive, store, tmp_
         whole = subprocess.run(["gunzip"], input=whole, capture_output=True, check=True).stdout
         share = min(share, 1 - 11000 / len(whole))  # what follows are the blocks that close it
     source.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(GlacierError, match=r"not a whole tar archive .*same command again"):
+    with pytest.raises(
+        GlacierError, match=r"not a whole tar archive .*same command again to go on, or get the file again"
+    ):
         ingest_release(str(source), tmp_path / "x.zarr", OPTIONS)
     source.write_bytes(whole)
     ingest_release(str(source), tmp_path / "x.zarr", OPTIONS, overwrite=True)
@@ -445,3 +455,132 @@ def test_killed_while_it_reads_the_same_command_goes_on(archive, store, tmp_path
     done = subprocess.run(command, input=data, capture_output=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert files_of(Store(out)) == files_of(store)
+
+
+@pytest.mark.parametrize("text", [b"<html>404</html>", b"\xff\xfe", b'{"crs": {}, "features": []}'])
+def test_footprints_that_cannot_be_read_cost_places_alone(root, store, tmp_path, text):
+    source = copy_of(root, tmp_path / "in")
+    (source / "glacier_data" / "slices" / "slices.geojson").write_bytes(text)
+    _, found = ingest_release(str(source), tmp_path / "a.zarr", OPTIONS)
+    assert found.placed == 0
+    assert "slices.geojson: cannot be read" in found.unreadable
+    with Store(tmp_path / "a.zarr") as made_here:
+        assert made_here.scene_names == store.scene_names
+
+
+def test_what_another_stream_left_is_not_mixed_in(root, tmp_path):
+    """Standard input may be another archive each time: only what came last counts."""
+    names = sorted(str(f.relative_to(root)) for f in (root / "slices").glob("slice_[01]_*"))
+    first = pack(tmp_path / "first.tar.gz", [n for n in names if "slice_0" in n], root).read_bytes()
+    second = pack(tmp_path / "second.tar.gz", [n for n in names if "slice_1" in n], root).read_bytes()
+    command = [sys.executable, "-m", "glacier", "ingest", "-", "--tile-size", str(SIZE)]
+    cut = subprocess.run(command, input=first[:-30000], cwd=tmp_path, capture_output=True)
+    assert b"not a whole tar archive" in cut.stderr
+    done = subprocess.run(command, input=second, cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    with Store(tmp_path / "hkh.zarr") as found:
+        assert {name[:7] for name in found.scene_names} == {"slice_1"}
+    again = subprocess.run(command, input=first, cwd=tmp_path, capture_output=True)
+    assert b"to read another archive give --overwrite" in again.stderr
+
+
+@pytest.mark.parametrize("footprints", [True, False])
+def test_a_patch_in_test_is_nowhere_trained_on_whatever_its_bytes(root, tmp_path, footprints):
+    """A copy whose image differs a little is another patch, but of the same ground."""
+    source = copy_of(root, tmp_path / "in")
+    (image,) = (source / "glacier_data" / "splits" / "test").glob("*_img_*.npy")
+    np.save(image, np.load(image) + np.float32(3))
+    if not footprints:
+        (source / "glacier_data" / "slices" / "slices.geojson").unlink()
+    store = made(source, tmp_path / "a.zarr", Options(tile_size=SIZE, published=True, nodata="any"))
+    key = image.stem.replace("_img", "")
+    fold = dict(zip(store.scene_names, store.fold.tolist(), strict=True))
+    assert fold[key] == fold[f"test_{key}"] == -1
+
+
+def test_the_same_image_in_another_file_is_a_copy(root, store, tmp_path):
+    source = copy_of(root, tmp_path / "in")
+    (image,) = (source / "glacier_data" / "splits" / "test").glob("*_img_*.npy")
+    with image.open("wb") as file:
+        np.lib.format.write_array(file, np.load(image.parents[2] / "slices" / image.name), version=(2, 0))
+    assert files_of(made(source, tmp_path / "a.zarr")) == files_of(store)
+
+
+def test_a_torn_line_in_the_index_costs_that_line(archive, store, tmp_path, monkeypatch):
+    """As a full disk leaves it."""
+    out = tmp_path / "x.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr("glacier.ingest.release.gather", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ingest_release(str(archive), out, OPTIONS)
+    index = out / "unfinished" / "patches" / "index.jsonl"
+    index.write_bytes(index.read_bytes()[:-40])
+    (index.parent / "all.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("glacier.ingest.release.gather", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ingest_release(str(archive), out, OPTIONS)
+    ingest_release(str(archive), out, OPTIONS)
+    assert files_of(Store(out)) == files_of(store)
+
+
+def test_a_patch_that_changes_while_it_is_read_is_named(root, tmp_path, monkeypatch):
+    source = copy_of(root, tmp_path / "in")
+    image = source / "glacier_data" / "slices" / "slice_0_img_003.npy"
+    true = glacier.ingest.release.patch_files
+
+    def later(*given):
+        found = true(*given)
+        monkeypatch.setattr("glacier.ingest.release._state", spoil(glacier.ingest.release._state))
+        return found
+
+    def spoil(state):
+        seen = []
+
+        def changed(file):
+            seen.append(file)
+            if file == image and seen.count(file) == 2:
+                os.utime(image)
+            return state(file)
+
+        return changed
+
+    monkeypatch.setattr("glacier.ingest.release.patch_files", later)
+    with pytest.raises(GlacierError, match=r"slice_0_img_003.npy: changed since the survey"):
+        ingest_release(str(source), tmp_path / "a.zarr", OPTIONS)
+
+
+def test_a_source_that_cannot_be_read_takes_no_place(release, archive, tmp_path, address):
+    (tmp_path / "folder.tar").mkdir()
+    for source in (f"{address}?sig=1", f"{address}x", str(tmp_path / "folder.tar")):
+        with pytest.raises((GlacierError, OSError)):
+            ingest_release(source, tmp_path / "a.zarr", OPTIONS)
+        assert not (tmp_path / "a.zarr").exists()
+    assert made(archive, tmp_path / "a.zarr").path.exists()
+
+
+def test_one_split_alone(root, tmp_path):
+    names = made(root / "splits" / "train", tmp_path / "a.zarr").scene_names
+    assert sorted(names) == sorted(
+        f.stem.replace("_img", "") for f in (root / "splits" / "train").glob("*_img_*")
+    )
+
+
+@pytest.mark.parametrize("kib", [150, 250, 350, 450])
+@pytest.mark.parametrize("route", ["folder", "archive"])
+def test_a_disk_that_is_full_while_patches_are_parked(release, archive, store, disk, route, kib):  # noqa: F811
+    source = release if route == "folder" else archive
+    out = disk(f"size={kib}k") / "s.zarr"
+    command = [sys.executable, "-m", "glacier", "ingest", str(source), "--out", str(out), "--tile-size",
+               str(SIZE), "--workers", "2"]  # fmt: skip
+    full = subprocess.run(command, capture_output=True, text=True)
+    assert full.returncode == 1
+    assert "No space left on device" in full.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in full.stderr
+    with pytest.raises(GlacierError, match=r"incomplete|no store"):
+        Store(out)
+    disk("size=50m")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with Store(out) as found:
+        assert files_of(found) == files_of(store)

@@ -138,13 +138,49 @@ def test_footprints_that_are_true_are_taken_as_they_are():
 
 
 @pytest.mark.parametrize(
-    "document", ["", "[]", "{}", '{"crs": {}, "features": 3}', geojson({"properties": {}}),
-                 geojson(feature("slice_0_img_000", "s", 0, 0, 20000, 20000)),
-                 geojson(feature("mask_00", "s", 0, 0, 1, 1)), geojson(epsg=999999)],
+    "document", ["", "[]", "{}", '{"crs": {}, "features": 3}', geojson(epsg=999999)],
 )  # fmt: skip
 def test_footprints_of_another_kind_are_one_line(document):
     with pytest.raises(GlacierError, match=r"slices.geojson: cannot be read"):
         read_places(document, 512)
+
+
+def test_features_that_cannot_be_placed_are_passed_over():
+    odd = [
+        {"properties": {}},
+        {"properties": {"img_slice": None}, "geometry": None},
+        feature("slice_0_img_000", "s", 0, 0, 20000, 20000),
+        feature("mask_00", "s", 0, 0, 1, 1),
+        3,
+    ]
+    good = feature("slice_0_img_003", "mosaic", 1000, 2000, 16180, 17180)
+    assert list(read_places(geojson(*odd, good), 512)) == ["slice_0_003"]
+
+
+@pytest.mark.parametrize("width", [*range(7590, 7597), 7849, 8096])
+def test_patches_lie_where_the_authors_code_cut_them(width):
+    """Boxes and patches are counted apart: of some widths there is one box more in a row."""
+    size, step, height, left, top = 512, 506, 1600, 300015.0, 3900015.0
+    patches = [
+        (row * step, column * step)
+        for row in range((height - size) // step + 1)
+        for column in range((width - size) // step + 1)
+    ]
+    longs = np.linspace(left, left + 30 * width, width)
+    lats = np.linspace(top - 30 * height, top, height)
+    rows, columns = np.arange(0, height, step), np.arange(0, width, step)
+    boxes = [
+        (longs[columns[j]], lats[rows[i]], longs[columns[j + 1]], lats[rows[i + 1]])
+        for i in range(len(rows) - 1)
+        for j in range(len(columns) - 1)
+    ]
+    features = [
+        feature(f"slice_0_img_{k:03d}", "LE07_149036_20071102", *box) for k, box in enumerate(boxes)
+    ]
+    places = read_places(geojson(*features), size)
+    for number, (row, column) in enumerate(patches):
+        transform = places[f"slice_0_{number:03d}"].grid.transform
+        assert (transform.c, transform.f) == pytest.approx((left + 30 * column, top - 30 * row), abs=0.5)
 
 
 @pytest.mark.parametrize(
