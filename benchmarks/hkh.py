@@ -29,7 +29,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.host import family, machine, resident
+from benchmarks.host import family, machine, memory
 from glacier.scenes.hkh import GEOJSON
 from glacier.synth.write import write_synthetic
 
@@ -84,7 +84,7 @@ def peak_mib(process: subprocess.Popen[Any], feed: Iterator[bytes]) -> float:
     def watch() -> None:
         nonlocal peak
         while not ended.wait(0.05):
-            peak = max(peak, sum(map(resident, family(process.pid))) / 2**10)
+            peak = max(peak, sum(memory(each, "VmRSS") for each in family(process.pid)) / 2**10)
 
     thread = threading.Thread(target=watch)
     thread.start()

@@ -5,7 +5,7 @@ import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from glacier.machine import cores
 
@@ -45,10 +45,10 @@ def family(process: int) -> list[int]:
     return [process, *map(int, text.split())]
 
 
-def resident(process: int) -> int:
-    """What a process holds in memory now, KiB; 0 once it has ended."""
+def memory(process: int, what: Literal["VmRSS", "VmHWM"]) -> int:
+    """What a process holds in memory now (VmRSS), or held at most (VmHWM), KiB; 0 once it has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(what)), 0)

@@ -28,7 +28,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.host import family, machine
+from benchmarks.host import family, machine, memory
 
 HEIGHT, WIDTH, BANDS, SIZE = 8000, 7000, 15, 512
 OPTIONS = ("--classes", "0=background,1=glacier", "--workers", "2")
@@ -95,7 +95,7 @@ def watched(command: list[str]) -> tuple[float, float, float]:
     start, busy, peak = time.perf_counter(), _busy(), 0
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
-            peak = max([peak, *map(_most, family(process.pid))])
+            peak = max([peak, *(memory(each, "VmHWM") for each in family(process.pid))])
             time.sleep(0.05)
         if process.returncode and process.stderr:
             raise RuntimeError(process.stderr.read())
@@ -106,15 +106,6 @@ def _busy() -> float:
     """Processor seconds of all processes that have ended below this one."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _most(process: int) -> int:
-    """The most memory a process has held, KiB; 0 once it has ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
 def ingest_command(source: Path, out: Path, *options: str) -> list[str]:
