@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from glacier.config import Config, shipped
 from glacier.errors import UsageError
+from glacier.train.start import found
 
 
 @pytest.mark.parametrize("name", ["demo", "finetune", "hkh_pretrain"])
@@ -115,3 +116,12 @@ def test_shipped_phases():
 def test_training_settings_out_of_range_are_named(setting, words):
     with pytest.raises(UsageError, match=re.escape(words)):
         Config.load(shipped("demo"), [setting])
+
+
+def test_a_folder_does_not_hide_a_shipped_configuration(tmp_path, monkeypatch):
+    """`make demo` leaves a folder `demo`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert found(Path("demo")) == shipped("demo")
+    (tmp_path / "mine").write_text("")
+    assert found(Path("mine")) == Path("mine")

@@ -165,7 +165,7 @@ def _say(folder: Path, config: Config, history: list[Epoch], ranks: Ranks) -> No
 def found(config: Path) -> Path:
     """A file, or one of the package's by its name."""
     own = shipped(config.name)
-    return own if config.parent == Path() and not config.exists() and own.is_file() else config
+    return own if config.parent == Path() and not config.is_file() and own.is_file() else config
 
 
 def new_run(name: str) -> Path:
