@@ -79,12 +79,10 @@ def choose_place(
     seen = read_note(build)
     remedy = "give --overwrite to replace it" if isinstance(out, Path) else "remove it first"
     match state(build):
-        case "store" if (
-            isinstance(out, Path) and overwrite and not (swapped and first_source(Store(out)) == record)
-        ):
+        case "store" if isinstance(out, Path) and overwrite and not (swapped and _made_from(out) == record):
             new = Folder(out.with_name(f".{out.name}.new"))
             return Place(out, new, read_note(new))
-        case "store" if first_source(Store(out)) == record:
+        case "store" if _made_from(out) == record:
             Place(out, build).clear(note)
             return None
         case "store":
@@ -100,6 +98,12 @@ def choose_place(
         case "foreign":
             raise GlacierError(f"{out}: exists and is not a glacier store; choose another --out")
     return Place(out, build, seen)
+
+
+def _made_from(out: Path | str) -> dict[str, Any]:
+    """What the store at `out` says it was made from."""
+    with Store(out) as store:
+        return first_source(store)
 
 
 def first_source(store: Store) -> dict[str, Any]:
@@ -131,7 +135,7 @@ def _recover(out: Path, record: dict[str, Any] | None) -> bool:
     """
     old, new = _old(out), out.with_name(f".{out.name}.new")
     waits = state(Folder(new)) == "store"
-    if waits and out.exists() and not old.exists() and record == first_source(Store(new)):
+    if waits and out.exists() and not old.exists() and record == _made_from(new):
         out.rename(old)
     if out.exists():
         waits = False
