@@ -1,8 +1,11 @@
+import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, settings
 
+from glacier.cli import main
 from glacier.store.reader import Store
 from glacier.synth.write import write_synthetic
 from tests.helpers import make_store
@@ -40,3 +43,38 @@ def mountains(tmp_path_factory) -> Path:
 def store(mountains, tmp_path_factory) -> Store:
     """Their store: 36 tiles of 64 px, 7 bands, 4 classes."""
     return make_store(mountains, tmp_path_factory.mktemp("store") / "mountains.zarr", tile_size=64)
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """Run a command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    def run(*words):
+        result = CliRunner().invoke(main, [str(word) for word in words])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of so many KiB; its size, and whether it is read-only, may change."""
+    at = tmp_path / "disk"
+    at.mkdir()
+
+    def mount(options: str) -> Path:
+        again = "remount," if at.is_mount() else ""
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", again + options, "tmpfs", at], capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"cannot mount a tmpfs here: {done.stderr.decode().strip()}")
+        return at
+
+    yield mount
+    if at.is_mount():
+        subprocess.run(["umount", at], check=True)

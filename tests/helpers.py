@@ -59,6 +59,16 @@ def make_store(source: Path, out: Path, *, workers: int = 1, **options) -> Store
     return Store(out)
 
 
+def one_line(result, code=1):
+    """The error's text, once it is sure that it is one line with the right exit code."""
+    assert result.exit_code == code, result.output
+    lines = result.stderr.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert sum(line.startswith("error: ") for line in lines) == 1
+    assert "Traceback" not in result.output
+    return lines[-1]
+
+
 class After(Stop):
     """Due after so many questions."""
 

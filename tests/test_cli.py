@@ -5,37 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
-from glacier.cli import main
 from glacier.errors import GlacierError
-from tests.helpers import NORTH_UP, write_raster, write_scene
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch):
-    """Run a command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-
-    def run(*words):
-        result = CliRunner().invoke(main, [str(word) for word in words])
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return run
-
-
-def one_line(result, code):
-    """The error's text, once it is sure that it is one line with the right exit code."""
-    assert result.exit_code == code, result.output
-    lines = result.stderr.strip().splitlines()
-    assert lines[-1].startswith("error: ")
-    assert sum(line.startswith("error: ") for line in lines) == 1
-    assert "Traceback" not in result.output
-    return lines[-1]
+from tests.helpers import NORTH_UP, one_line, write_raster, write_scene
 
 
 def test_from_scenes_to_a_map(call, tmp_path, store):

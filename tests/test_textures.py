@@ -24,8 +24,7 @@ from glacier.store.reader import Store
 from glacier.synth.write import write_synthetic
 from glacier.texture_rasters import Settings
 from glacier.textures import write_textures
-from tests.helpers import NORTH_UP, write_raster
-from tests.test_cli import call, one_line  # noqa: F401
+from tests.helpers import NORTH_UP, one_line, write_raster
 
 NIR = {"nir": ("nir",)}
 TWO = Settings(("contrast", "entropy"), window=5, levels=16)
@@ -239,7 +238,7 @@ def test_a_raster_is_whole_or_not_there(tmp_path):
         ("--band empty", 1, "band empty: no pixel of 1 scenes holds data"),
     ],
 )
-def test_errors_are_one_line(call, tmp_path, words, code, said):  # noqa: F811
+def test_errors_are_one_line(call, tmp_path, words, code, said):
     write_scenes(tmp_path / "in", "a")
     write_raster(tmp_path / "in" / "a.tif", np.stack([pixels(0) * 0 + 3, pixels(0) * 0]), nodata=0,
                  names=("flat", "empty"))  # fmt: skip
@@ -253,7 +252,7 @@ def test_only_one_writes_at_a_time(tmp_path):
         make(source, source)
 
 
-def test_the_command_says_how_to_ingest_what_it_wrote(call, tmp_path):  # noqa: F811
+def test_the_command_says_how_to_ingest_what_it_wrote(call, tmp_path):
     write_scenes(tmp_path / "in", "a", "b")
     said = call("glcm", "in", "[1] out", "--band", "nir", "--workers", 1).stderr
     assert "4 textures written, 0 stood there; nir from 41.93 to " in said
@@ -280,7 +279,7 @@ def test_a_texture_that_fits_nothing_is_named(tmp_path, layout, name, words):
         find_scenes(source, glcm="../far/**/*.tif")
 
 
-def test_a_pattern_that_names_nothing_is_named(call, tmp_path):  # noqa: F811
+def test_a_pattern_that_names_nothing_is_named(call, tmp_path):
     write_scenes(tmp_path / "in", "a")
     error = one_line(call("ingest", "in", "--glcm", "far/*.tif"), 1)
     assert "--glcm far/*.tif: no raster in " in error
@@ -333,7 +332,7 @@ def test_textures_of_all_scenes_share_one_scale_and_its_bound_holds(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["bands", "scenes"])
-def test_a_source_with_textures_of_its_own_keeps_to_them(tmp_path, call, layout):  # noqa: F811
+def test_a_source_with_textures_of_its_own_keeps_to_them(tmp_path, call, layout):
     source = tmp_path / "in"
     write_synthetic(source, layout=layout, seed=1, count=2, size=64)
     before = sorted(source.rglob("*"))

@@ -28,7 +28,6 @@ from glacier.store.reader import Store
 from glacier.store.schema import ITEMSIZE
 from glacier.store.shards import tiles_per_known_shard
 from glacier.store.writer import ROOT, StoreWriter, read_note
-from glacier.version import __version__
 
 UNFIT = (
     "are the store's code for no data, or have changed since the survey; nothing was added: declare them "
@@ -63,15 +62,15 @@ def append(
     """
     out = out.resolve() if isinstance(out, Path) else out
     Store(out).close()
-    tag = storage(out).tag(ROOT)
+    build = storage(out)
+    tag = build.tag(ROOT)
     with locked(out), Store(out) as base:
         options = settle(base, given)
         record = source_record(source, scenes, options)
         added = base.meta.source.get(ADDED, [])
-        note, build = {**record, "version": __version__}, storage(out)
-        place = Place(out, build, read_note(build))
+        place = Place(out, build, record, read_note(build))
         if record in (first_source(base), *added):
-            place.clear(note)
+            place.clear()
             return nothing_to_do(out)
         scenes = [with_bands_of(base, scene) for scene in name_attributes(scenes, options.classes)]
         new_names(base, scenes)
@@ -79,27 +78,26 @@ def append(
             surveys = survey_all(pool, scenes, options, needs_of(base, scenes), track)
             held = with_data(scenes, surveys, options.min_valid)
             plan = cut(held, bands_of(base, held), classes_of(base, held, options.classes))
-            writer = _writer(base, plan, {**base.meta.source, ADDED: [*added, record]}, note)
+            writer = _writer(base, place, plan, {**base.meta.source, ADDED: [*added, record]})
             small = _join(base, plan, writer.meta.crs, options.published)
-            place.begin(note, UNFINISHED)
+            place.begin(UNFINISHED)
             resumed = write_all(pool, writer, plan, options, UNFIT, track)
         commit(writer, small, tag, base)
     return report(out, writer, scenes, surveys, resumed)
 
 
-def _writer(base: Store, plan: Plan, source: dict[str, Any], note: dict[str, Any]) -> StoreWriter:
+def _writer(base: Store, place: Place, plan: Plan, source: dict[str, Any]) -> StoreWriter:
     """A writer that goes on where the store ends.
 
     Raises:
         GlacierError: the store's arrays are not laid out as this version lays them out.
     """
-    folder = storage(base.path)
     try:
-        root = json.loads(folder.get(ROOT) or b"")
+        root = json.loads(place.build.get(ROOT) or b"")
         there = root["consolidated_metadata"]["metadata"]
         per_shard = tiles_per_known_shard(there["image"], ITEMSIZE[base.meta.dtype]) or 1
         writer = StoreWriter(
-            folder,
+            place.build,
             replace(
                 base.meta,
                 bands=plan.bands,
@@ -110,7 +108,7 @@ def _writer(base: Store, plan: Plan, source: dict[str, Any], note: dict[str, Any
             len(base.scene_names) + len(plan.scenes),
             first=len(base),
             per_shard=per_shard,
-            note=note,
+            note=place.note,
         )
         for name, ours in writer.documents().items():
             theirs = {**there[name], "shape": ours["shape"]}

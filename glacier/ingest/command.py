@@ -144,7 +144,7 @@ def _name(source: str) -> str:
     """The store's name for a source."""
     if source == "-":
         return "hkh.zarr"
-    path = Path(source.split("?")[0])
+    path = Path(source)
     name = path.name if "://" in source else path.resolve().name
     for suffix in (*SUFFIXES[::-1], ".tif", ".tiff", ".vrt"):
         name = name.removesuffix(suffix)

@@ -11,6 +11,7 @@ from glacier.store.folder import PARTIAL, UNFINISHED, Folder
 from glacier.store.objects import Storage, storage
 from glacier.store.reader import Store
 from glacier.store.writer import NOTE, ROOT, read_note
+from glacier.version import __version__
 
 ADDED = "appended"
 """Where a store's `source` lists what was added later."""
@@ -24,18 +25,24 @@ class Place:
 
     out: Path | str
     build: Storage
-    seen: dict[str, Any] | None = None
+    record: dict[str, Any]
+    """What the store is to say of its source."""
+    seen: dict[str, Any] | None
     """What an unfinished ingest there said of itself when this was chosen."""
 
-    def begin(self, note: dict[str, Any], below: str = "") -> None:
-        """Make the building place ready: as an unfinished ingest with this note left it, or cleared.
+    @property
+    def note(self) -> dict[str, Any]:
+        """What the ingest says of itself while it is unfinished."""
+        return {**self.record, "version": __version__}
+
+    def begin(self, below: str = "") -> None:
+        """Make the building place ready: as this ingest left it unfinished, or cleared.
 
         Args:
-            note: what the ingest says of itself.
             below: the folder in it that is cleared.
         """
         found = read_note(self.build)
-        if found == note:
+        if found == self.note:
             return
         arrived = not below and self.seen is None and state(self.build) == "store"
         if found != self.seen or (arrived and not isinstance(self.build, Folder)):
@@ -45,11 +52,11 @@ class Place:
             )
         tag = self.build.tag(NOTE) if found is None else None
         self.build.delete(below)
-        self.build.put_over(NOTE, json.dumps(note).encode(), tag)
+        self.build.put_over(NOTE, json.dumps(self.note).encode(), tag)
 
-    def clear(self, note: dict[str, Any]) -> None:
-        """Remove what an ingest with this note left that was killed when all but that was done."""
-        if read_note(self.build) == note:
+    def clear(self) -> None:
+        """Remove what this ingest left when it was killed with all but that done."""
+        if self.seen == self.note:
             self.build.delete(UNFINISHED)
 
     def finish(self) -> None:
@@ -61,43 +68,40 @@ class Place:
             shutil.rmtree(old)
 
 
-def choose_place(
-    out: Path | str, record: dict[str, Any], note: dict[str, Any], overwrite: bool
-) -> Place | None:
+def choose_place(out: Path | str, record: dict[str, Any], overwrite: bool) -> Place | None:
     """Where to build; None if the store that `record` describes stands there already.
 
     Args:
         out: where the store is to stand; text is an address.
         record: what a complete store says of its source.
-        note: what an unfinished one says of itself.
         overwrite: whether another store, complete or not, may be replaced.
 
     Raises:
         GlacierError: something stands there that may not be replaced.
     """
     build, swapped = storage(out), isinstance(out, Path) and _recover(out, record if overwrite else None)
-    seen = read_note(build)
+    place = Place(out, build, record, read_note(build))
     remedy = "give --overwrite to replace it" if isinstance(out, Path) else "remove it first"
     match state(build):
         case "store" if isinstance(out, Path) and overwrite and not (swapped and _made_from(out) == record):
             new = Folder(out.with_name(f".{out.name}.new"))
-            return Place(out, new, read_note(new))
+            return Place(out, new, record, read_note(new))
         case "store" if _made_from(out) == record:
-            Place(out, build).clear(note)
+            place.clear()
             return None
         case "store":
             raise GlacierError(
                 f"{out}: a store of another source or with other options stands here; {remedy}, or give "
                 "another --out"
             )
-        case "unfinished" if seen != note and not overwrite:
+        case "unfinished" if place.seen != place.note and not overwrite:
             raise GlacierError(
                 f"{out}: holds an unfinished ingest of another source, with other options or by another "
                 "version; give --overwrite to replace it, or another --out"
             )
         case "foreign":
             raise GlacierError(f"{out}: exists and is not a glacier store; choose another --out")
-    return Place(out, build, seen)
+    return place
 
 
 def _made_from(out: Path | str) -> dict[str, Any]:

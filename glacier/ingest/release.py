@@ -26,14 +26,12 @@ from glacier.scenes.hkh import (
     GEOJSON,
     SIZE,
     Patch,
-    has_patches,
     patch_files,
     read_patch_name,
     release_root,
     select_channels,
 )
 from glacier.store.folder import UNFINISHED, Folder
-from glacier.version import __version__
 
 HKH = Options(classes="0=background,85=glacier,170=debris,255=lake", nodata="any")
 """What the release needs: the competition's classes, so that networks move from one to the other, though
@@ -73,12 +71,11 @@ def ingest_release(
     options = replace(options, classes=options.classes or HKH.classes)
     reading = _Archive(source) if is_archive(source) else _Folder(Path(source).resolve())
     record = {"files": reading.files, "digest": reading.digest, "options": asdict(options)}
-    note = {**record, "version": __version__}
     with locked(out):
-        place = choose_place(out, record, note, overwrite)
+        place = choose_place(out, record, overwrite)
         if place is None:
             return nothing_to_do(out), None
-        place.begin(note)
+        place.begin()
         chosen = select_channels(parse_selection(options.bands))
         parked = Parked(_aside(place, reading.digest), chosen, options.dtype == "float32")
         parked.open(anew=source == "-")
@@ -91,7 +88,7 @@ def ingest_release(
                 f"{source}: no patch of splits/dev in it, expected some for --folds published"
             )
         fold = release.fold if options.published else None
-        report = build(place, record, release.scenes, options, workers, track, fold)
+        report = build(place, release.scenes, options, workers, track, fold)
         shutil.rmtree(parked.folder, ignore_errors=True)
     return report, release
 
@@ -123,13 +120,13 @@ class _Folder:
 
     def __init__(self, source: Path) -> None:
         root = release_root(source)
-        if root is None or not has_patches(root):
+        self._files = patch_files(root, source) if root else []
+        if root is None or not self._files:
             raise GlacierError(
                 f"{source}: no patches of the HKH release in it; expected slices/ or splits/ with "
                 "slice_S_img_NNN.npy"
             )
         self.root = root
-        self._files = patch_files(root, source)
         self._geojson = root / "slices" / GEOJSON
         self._listing = {str(f.relative_to(root)): _state(f) for f in self._all()}
         self.files = len(self._listing)
@@ -141,8 +138,8 @@ class _Folder:
 
     def read(self, parked: Parked, workers: int | str, track: Track) -> bytes | None:
         """Park every patch; the footprints."""
-        wanted = [(file, patch) for file in self._files if (patch := read_patch_name(str(file)))]
-        wanted = [(file, patch) for file, patch in wanted if not parked.has(patch)]
+        named = ((file, read_patch_name(str(file))) for file in self._files)
+        wanted = [(file, patch) for file, patch in named if patch and not parked.has(patch)]
         given = parked.folder, parked.chosen, parked.whole
         with executor(workers) as pool, track("pack", len(wanted)) as done:
             futures = [

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from glacier.console import Track, silence
 from glacier.errors import GlacierError
@@ -79,17 +78,15 @@ def ingest(
     """
     out = out.resolve() if isinstance(out, Path) else out
     record = source_record(source, scenes, options)
-    note = {**record, "version": __version__}
     with locked(out):
-        place = choose_place(out, record, note, overwrite)
+        place = choose_place(out, record, overwrite)
         if place is None:
             return nothing_to_do(out)
-        return build(place, record, name_attributes(scenes, options.classes), options, workers, track)
+        return build(place, name_attributes(scenes, options.classes), options, workers, track)
 
 
 def build(
     place: Place,
-    record: dict[str, Any],
     scenes: Sequence[Scene],
     options: Options,
     workers: int | str,
@@ -99,20 +96,18 @@ def build(
     """Build a store at `place`, which is locked, and put it where it is to stand; as `ingest`.
 
     Args:
-        place: where.
-        record: what the store is to say of its source.
+        place: where, and what the store is to say of its source.
         scenes: each with labels, whose attributes are named.
         options: how to cut, pack and label.
         workers: as `ingest`.
         track: shows progress.
         folds: fold of each scene by name; None to make spatial ones.
     """
-    note = {**record, "version": __version__}
     with executor(workers) as pool:
         surveys = survey_all(pool, scenes, options, needs(columns(scenes), options.dtype), track)
         plan = make_plan(scenes, surveys, options, folds)
         _fits_a_chunk(options.tile_size, plan)
-        place.begin(note)
+        place.begin()
         meta = Meta(
             tile_size=options.tile_size,
             dtype=plan.bands[0].dtype,
@@ -122,9 +117,9 @@ def build(
             folds=1 if options.published else options.folds,
             codec=options.codec,
             created_by=f"glacier {__version__}",
-            source=record,
+            source=place.record,
         )
-        writer = StoreWriter(place.build, meta, len(plan.tiles), len(plan.scenes), note=note)
+        writer = StoreWriter(place.build, meta, len(plan.tiles), len(plan.scenes), note=place.note)
         resumed = write_all(pool, writer, plan, options, CHANGED, track)
     commit(writer, plan.small_arrays(plan.crs))
     place.finish()

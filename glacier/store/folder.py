@@ -16,6 +16,23 @@ PARTIAL = ".partial"
 """How the names of files end that are not yet in place."""
 
 
+@contextmanager
+def room(what: str, remedy: str) -> Iterator[None]:
+    """Say, where a disk is full, `what` cannot be done and the `remedy`; all other errors pass.
+
+    Raises:
+        GlacierError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise GlacierError(
+            f"{what} ({error.strerror}); nothing is lost, {remedy} and give the same command again to go on"
+        ) from error
+
+
 class Folder:
     """A folder of a file system. A key is a file's path below it. Safe to hand to other processes."""
 
@@ -34,18 +51,12 @@ class Folder:
         """
         aside, target = self.path / UNFINISHED / f"{uuid4().hex}{PARTIAL}", self.path / key
         try:
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            with aside.open("wb") as file:
-                yield file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            aside.replace(target)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise GlacierError(
-                f"{self.path}: {key} cannot be written ({error.strerror}); nothing is lost, make room and "
-                "give the same command again to go on"
-            ) from error
+            with room(f"{self.path}: {key} cannot be written", "make room"):
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                with aside.open("wb") as file:
+                    yield file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                aside.replace(target)
         finally:
             with suppress(FileNotFoundError, NotADirectoryError):
                 aside.unlink()

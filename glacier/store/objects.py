@@ -1,6 +1,5 @@
 """A store's files as objects at an address: read in parts, written whole."""
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
 from glacier.addresses import is_address, open_address, said
 from glacier.errors import GlacierError, UnreachableError, UsageError
-from glacier.store.folder import Folder
+from glacier.store.folder import Folder, room
 from glacier.store.shards import ChangedError
 
 
@@ -86,20 +85,22 @@ class Objects:
 
     @contextmanager
     def writing(self, key: str) -> Iterator[BinaryIO]:
-        """A new file, uploaded at once when it is whole; an error leaves nothing."""
-        try:
-            with TemporaryFile() as file:
-                yield file
-                file.seek(0)
-                with self._asked():
-                    obstore.put(self._objects, key, file)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise GlacierError(
-                f"{gettempdir()}: {key} cannot be built there ({error.strerror}); nothing is lost, make "
-                "room, or set TMPDIR to another folder, and give the same command again to go on"
-            ) from error
+        """A new file, uploaded at once when it is whole; an error leaves nothing.
+
+        Raises:
+            GlacierError: the disk it is built on is full.
+        """
+        with (
+            room(
+                f"{gettempdir()}: {key} cannot be built there",
+                "make room, or set TMPDIR to another folder,",
+            ),
+            TemporaryFile() as file,
+        ):
+            yield file
+            file.seek(0)
+            with self._asked():
+                obstore.put(self._objects, key, file)
 
     def put(self, key: str, data: bytes) -> None:
         """Write a whole object, or nothing."""

@@ -355,7 +355,7 @@ def test_an_addition_cut_off_in_its_commit_leaves_a_store_that_verifies(tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "put_over", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         patch.setattr(
-            Place, "begin", lambda self, note, below="": self.build.put(NOTE, json.dumps(note).encode())
+            Place, "begin", lambda self, below="": self.build.put(NOTE, json.dumps(self.note).encode())
         )
         with pytest.raises(KeyboardInterrupt):
             append(more, find_scenes(more), out, {})

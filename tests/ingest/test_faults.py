@@ -49,26 +49,6 @@ def whole(source, tmp_path_factory):
     return out
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A disk of so many KiB; its size, and whether it is read-only, may change."""
-    at = tmp_path / "disk"
-    at.mkdir()
-
-    def mount(options: str) -> Path:
-        again = "remount," if at.is_mount() else ""
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", again + options, "tmpfs", at], capture_output=True, check=False
-        )
-        if done.returncode:
-            pytest.skip(f"cannot mount a tmpfs here: {done.stderr.decode().strip()}")
-        return at
-
-    yield mount
-    if at.is_mount():
-        subprocess.run(["umount", at], check=True)
-
-
 def build(source, out, workers=2):
     return [sys.executable, "-m", "glacier", "ingest", str(source), "--out", str(out),
             "--tile-size", "32", "--classes", "0=a,1=b", "--workers", str(workers)]  # fmt: skip

@@ -27,7 +27,6 @@ from glacier.scenes.hkh import CHANNELS, release_scenes
 from glacier.store.reader import Store
 from glacier.synth.write import write_synthetic
 from glacier.verify import verify
-from tests.ingest.test_faults import disk  # noqa: F401
 
 SIZE, STEP = 64, 58
 OPTIONS = Options(tile_size=SIZE, nodata="any")
@@ -568,7 +567,7 @@ def test_one_split_alone(root, tmp_path):
 
 @pytest.mark.parametrize("kib", [150, 250, 350, 450])
 @pytest.mark.parametrize("route", ["folder", "archive"])
-def test_a_disk_that_is_full_while_patches_are_parked(release, archive, store, disk, route, kib):  # noqa: F811
+def test_a_disk_that_is_full_while_patches_are_parked(release, archive, store, disk, route, kib):
     source = release if route == "folder" else archive
     out = disk(f"size={kib}k") / "s.zarr"
     command = [sys.executable, "-m", "glacier", "ingest", str(source), "--out", str(out), "--tile-size",

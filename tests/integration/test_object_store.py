@@ -10,12 +10,10 @@ import numpy as np
 import obstore
 import pytest
 import zarr
-from click.testing import CliRunner
 from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore, ObjectStore
 
 from glacier.addresses import open_address
-from glacier.cli import main
 from glacier.errors import GlacierError
 from glacier.ingest import append as adding
 from glacier.ingest import write as writing
@@ -26,33 +24,11 @@ from glacier.scenes.layouts import find_scenes
 from glacier.store.reader import Store
 from glacier.store.shards import Shards
 from glacier.verify import verify
-from tests.helpers import make_store, write_raster, write_scene
+from tests.helpers import make_store, one_line, write_raster, write_scene
 from tests.integration.server import serve_bucket
 
 SMALL = ("--set", "train.epochs=1", "--set", "data.patch=32", "--set", "train.samples_per_epoch=16",
          "--set", "train.batch=8")  # fmt: skip
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch):
-    """Run a command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-
-    def run(*words):
-        result = CliRunner().invoke(main, [str(word) for word in words])
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return run
-
-
-def one_line(result, code=1):
-    assert result.exit_code == code, result.output
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert "Traceback" not in result.output
-    return line
 
 
 @pytest.fixture(scope="module")
