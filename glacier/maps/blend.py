@@ -12,7 +12,7 @@ OVERLAP = 4
 def corners(length: int, size: int) -> list[int]:
     """First pixels of the windows of `size` px along an axis of `length` px, evenly apart.
 
-    One window at 0 where it covers the axis, then reaching beyond it; else the last ends where the axis does.
+    One window at 0 where it covers the axis, or reaches beyond it; else the last ends where the axis does.
     """
     if length <= size:
         return [0]
@@ -23,8 +23,8 @@ def corners(length: int, size: int) -> list[int]:
 def weights(length: int, size: int) -> Tensor:
     """What each window of an axis counts at each of its pixels (window, size) float32.
 
-    A quarter from its edges a window begins to fall towards 0 as a squared sine does, so that no pixel of a map is
-    where one suddenly begins; at each pixel the windows that hold it add up to 1.
+    A quarter from its edges a window begins to fall towards 0 as a squared sine does, so that nowhere in a
+    map does one suddenly begin; at each pixel the windows that hold it add up to 1.
     """
     places = torch.arange(size, dtype=torch.float64) + 0.5
     near = torch.minimum(places, size - places) / (size // OVERLAP)
