@@ -12,7 +12,6 @@ from pathlib import Path
 from glacier import console
 from glacier.errors import UsageError
 from glacier.lock import locked
-from glacier.maps.members import Members, gather
 from glacier.maps.output import Output
 from glacier.maps.predict import predict
 from glacier.maps.rasters import Shares
@@ -22,11 +21,9 @@ from glacier.pipeline.buffer import Window
 from glacier.scenes.layouts import Layout, find_scenes
 from glacier.scenes.read import gdal_settings
 from glacier.scenes.scene import Scene
+from glacier.train.members import Members, gather
 from glacier.train.ranks import Ranks, join_ranks
 from glacier.train.segmenter import load_run
-
-FAR = 10
-"""Deviations of the training pixels that a scene's mean may lie off without a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,16 +142,14 @@ def _map(
 
 
 def _compare_units(members: Members, scenes: Sequence[Scene], source: SceneSource) -> None:
-    """Warn of bands that are far from what a run was trained on: reflectance for digital numbers, say."""
+    """Warn of bands unlike those a run was trained on: reflectance instead of digital numbers, say."""
     for number, seen in source.seen.items():
-        for band, mean in zip(scenes[number].bands, seen.mean(), strict=True):
-            for run in members.runs:
-                known = {b.name: s for b, s in zip(run.bands, run.statistics, strict=True)}.get(band.name)
-                if known and abs(mean - known.mean) > FAR * known.std:
-                    console.warn(
-                        f"scene {scenes[number].name}: {band.name} has a mean of {mean:.4g}, expected "
-                        f"{known.mean:.4g} ± {known.std:.2g} as in training; are its units the same?"
-                    )
+        for band, mean, std in zip(scenes[number].bands, *seen.mean_and_std(), strict=True):
+            if trained := members.unlike(band.name, mean, std):
+                console.warn(
+                    f"scene {scenes[number].name}: {band.name} is {mean:.3g} ± {std:.2g}, expected about "
+                    f"{trained.mean:.3g} ± {trained.std:.2g} as in training; are its units the same?"
+                )
 
 
 def _report(out: Path, maps: int, made: int, speed: float) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # what `rasterio.shutil` raises
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
@@ -109,7 +110,7 @@ def write_raster(
             _compare(whole, sums)  # a full disk is no error to what closes the file
         path.parent.mkdir(parents=True, exist_ok=True)
         whole.replace(path)
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:
         raise GlacierError(f"{path}: could not be written whole ({error}); is the disk full?") from error
     finally:
         for file in (plain, whole):
@@ -128,6 +129,7 @@ def _write_plain(
         "dtype": kind.dtype,
         "nodata": kind.nodata,
         "bigtiff": "if_safer",
+        "photometric": "minisblack",  # or four bands of bytes are taken for three colours and an alpha
     }
     if grid.crs:
         profile |= {"crs": grid.crs}

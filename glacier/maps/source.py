@@ -12,18 +12,27 @@ from glacier.pipeline.order import Samples
 from glacier.scenes.read import SceneReader, optical
 from glacier.scenes.scene import Scene, Window
 
+SAMPLED = 8
+"""Every so many pixels along each axis are looked at for what a scene is like."""
 
-@dataclass(slots=True)
+
 class Seen:
-    """Valid pixels read of a scene, by band (band,), those that windows share more than once."""
+    """What the valid pixels of a scene are like, by band, as far as it has been read."""
 
-    count: NDArray[np.int64]
-    total: NDArray[np.float64]
+    def __init__(self, bands: int) -> None:
+        self._sums = np.zeros((3, bands))
 
-    def mean(self) -> NDArray[np.float64]:
-        """NaN in a band without any."""
+    def add(self, band: int, values: NDArray[np.floating]) -> None:
+        """Count valid values of a band in."""
+        taken = values.astype(np.float64)
+        self._sums[:, band] += taken.size, taken.sum(), (taken**2).sum()
+
+    def mean_and_std(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """By band (band,), physical units; NaN in one without valid pixels."""
         with np.errstate(invalid="ignore"):
-            return self.total / self.count
+            count, total, squares = self._sums
+            mean = total / count
+            return mean, np.sqrt((squares / count - mean**2).clip(min=0))
 
 
 @dataclass(slots=True)
@@ -58,8 +67,8 @@ class SceneSource:
         for band, values, valid in reader.bands(Window(top, left, height, width)):
             place = image[:height, :width, band]
             place[...] = values if valid is None else np.where(valid, values, np.nan)
-            seen.count[band] += values.size if valid is None else np.count_nonzero(valid)
-            seen.total[band] += values.sum(dtype=np.float64, where=True if valid is None else valid)
+            some = place[::SAMPLED, ::SAMPLED]
+            seen.add(band, some[np.isfinite(some)])
             if band in which:
                 held |= True if valid is None else valid
         label[:height, :width][held] = 0
@@ -69,8 +78,7 @@ class SceneSource:
         if self._open is None or self._open.scene is not scene:
             self.close()
             self._open = SceneReader(scene)
-            bands = len(scene.bands)
-            self.seen.setdefault(number, Seen(np.zeros(bands, np.int64), np.zeros(bands)))
+            self.seen.setdefault(number, Seen(len(scene.bands)))
         return self._open
 
     def close(self) -> None:

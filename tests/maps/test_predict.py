@@ -1,7 +1,10 @@
-"""Maps lie on their scene's grid, hold the labels' own values, and come from the run's network."""
+"""Maps come from the runs' networks, whatever the windows, the ranks and the source's layout."""
 
+import os
 import shutil
-from types import SimpleNamespace
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,129 +12,280 @@ import rasterio
 import torch
 from affine import Affine
 
-from glacier.classes import IGNORE, Class, coloured
 from glacier.config import Config, shipped
 from glacier.errors import GlacierError, UsageError
-from glacier.maps.command import predict_all
-from glacier.maps.predict import SceneSource, predict_scene, selection, window_grid, write_map
+from glacier.maps.command import MapRequest, predict_all
+from glacier.maps.source import SceneSource
 from glacier.pipeline.buffer import Buffer
+from glacier.pipeline.inputs import Inputs
 from glacier.pipeline.order import SAMPLE
 from glacier.scenes.layouts import find_scenes
-from glacier.scenes.read import SceneReader
-from glacier.scenes.scene import Grid, Scene, SourceBand
-from glacier.store.bands import Band
+from glacier.scenes.read import gdal_settings
+from glacier.synth.write import write_synthetic
+from glacier.train.ensemble import turned, turned_back
 from glacier.train.loop import train
+from glacier.train.members import gather
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import load_run
-from tests.helpers import NORTH_UP, write_raster
+from tests.helpers import one_line, write_raster
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def trained(store, out, *settings):
+    few = ["data.patch=64", "train.epochs=2", "train.batch=4", "train.samples_per_epoch=32", *settings]
+    train(Config.load(shipped("demo"), few), store, out, Ranks(0, 1, torch.device("cpu")))
+    return out
 
 
 @pytest.fixture(scope="module")
 def run(store, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "run"
-    settings = ["data.patch=64", "train.epochs=1", "train.batch=4", "train.samples_per_epoch=16"]
-    train(Config.load(shipped("demo"), settings), store, out, Ranks(0, 1, torch.device("cpu")))
+    return trained(store, tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture(scope="module")
+def other(store, tmp_path_factory):
+    """A run of fewer bands in another order, with logarithms."""
+    bands = 'data.bands=["swir1", "blue", "thermal"]'
+    return trained(
+        store, tmp_path_factory.mktemp("runs") / "other", bands, "inputs.log=true", "train.seed=1"
+    )
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A scene of 300 x 300 px, with clouds that are no data."""
+    out = tmp_path_factory.mktemp("wide") / "scenes"
+    write_synthetic(out, layout="scenes", seed=4, count=1, size=300)
     return out
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (48, 48), (49, 200), (130, 47)])
-def test_the_middles_of_windows_cover_a_scene_once(height, width):
-    covered = np.zeros((height, width), int)
-    for sample in window_grid(height, width, 64, 8):
-        top, left = int(sample["y"]) + 8, int(sample["x"]) + 8
-        covered[top : top + 48, left : left + 48] += 1
-    assert (covered == 1).all()
+def maps(runs, source, out, **options):
+    return predict_all(MapRequest(runs=runs, source=source, out=out, **options))
 
 
-def test_maps_lie_on_their_scenes_grids(run, mountains, tmp_path):
-    written = predict_all(run, mountains, tmp_path / "maps")
-    assert sorted(p.name for p in written) == [f"{r:02d}_{c:02d}.tif" for r in range(3) for c in range(3)]
+def pixels(path):
+    with rasterio.open(path) as file:
+        return file.read()
+
+
+def read_scene(source, members):
+    """All values of the only scene by rasterio (1, B, H, W), NaN without data."""
+    (scene,) = find_scenes(source, labelled=False, bands=members.selection)
+    planes = []
+    for band in scene.bands:
+        with rasterio.open(band.path) as file:
+            planes.append(file.read(band.index, masked=True).astype(np.float32).filled(np.nan))
+    return torch.from_numpy(np.stack(planes))[None]
+
+
+def whole_image(path, source, *, side):
+    """The class of each pixel by one look of a run's own network at the whole scene."""
+    members = gather([load_run(path)])
+    raw = read_scene(source, members)
+    height, width = raw.shape[-2:]
+    padded = torch.full((1, raw.shape[1], side, side), torch.nan)
+    padded[..., :height, :width] = raw
+    network = members.ensemble(tta=False)
+    with torch.inference_mode():
+        shares = network(padded)[0, :, :height, :width]
+    table = np.array([c.value for c in members.classes])
+    return table[shares.argmax(dim=0).numpy()]
+
+
+def test_maps_lie_on_their_scenes_grids_and_are_called_as_the_files_of_the_first_band(
+    run, mountains, tmp_path
+):
+    written = maps([run], mountains, tmp_path / "maps")
+    names = sorted(p.name for p in (mountains / "Band1").iterdir())
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == names
+    assert sorted(p.name for p in written) == names
     for path in written:
-        band = next((mountains / "Band1").glob(f"*_{path.stem}.tif"))
-        with rasterio.open(path) as made, rasterio.open(band) as source:
+        with rasterio.open(path) as made, rasterio.open(mountains / "Band1" / path.name) as source:
             assert (made.shape, made.transform, made.crs) == (source.shape, source.transform, source.crs)
             values, nodata = made.read(1), made.nodata
             assert nodata == 254
             assert set(np.unique(values)) <= {0, 85, 170, 255, nodata}
-            assert made.colormap(1)[85][:3] == (0x9F, 0xDC, 0xF5)
-            # a cloud over all optical bands, and only that, is no data
-            optical = [
-                rasterio.open(next((mountains / f"Band{b}").glob(f"*_{path.stem}.tif")))
-                for b in range(1, 5)
-            ]
-            gone = np.all([f.read(1) == 0 for f in optical], axis=0)
-            np.testing.assert_array_equal(values == nodata, gone)
-            for file in optical:
-                file.close()
+        # a cloud over all optical bands, and only that, is no data
+        tile = path.stem[-5:]
+        gone = [pixels(next((mountains / f"Band{b}").glob(f"*{tile}.tif")))[0] == 0 for b in range(1, 5)]
+        np.testing.assert_array_equal(values == nodata, np.all(gone, axis=0))
 
 
-def test_the_middle_of_a_window_is_the_networks_own_answer(run, mountains):
-    """Pixels read by rasterio, packed, and shown to the network directly give the same classes."""
-    trained = load_run(run)
-    segmenter = trained.segmenter()
-    scene = find_scenes(mountains, bands=selection(trained))[4]
-    classes, clipped = predict_scene(trained, segmenter, scene, torch.device("cpu"))
-    assert clipped == 0
-    raw = np.empty((64, 64, 7), np.int16)
-    for i, (band, source) in enumerate(zip(trained.bands, scene.bands, strict=True)):
-        with rasterio.open(source.path) as file:
-            values = file.read(source.index)[40:104, 40:104]
-            band.pack(values, file.read_masks(source.index)[40:104, 40:104] != 0, raw[..., i])
+def test_a_scene_of_one_window_is_mapped_as_a_whole_image(run, wide, tmp_path):
+    (path,) = maps([run], wide, tmp_path / "maps", window=320)
+    found = pixels(path)[0]
+    held = found != 254
+    assert 0.5 < held.mean() < 1
+    np.testing.assert_array_equal(found[held], whole_image(run, wide, side=320)[held])
+
+
+def test_a_network_sees_of_a_scene_what_it_sees_of_the_store(run, mountains, store):
+    """Physical values, standardised, are the store's codes, standardised."""
+    members = gather([load_run(run)])
+    own = members.runs[0]
+    scenes = find_scenes(mountains, labelled=False, bands=members.selection)
+    names, origin = store.scene_names, store.array("origin")
+    source = SceneSource(scenes)
+    for number in range(0, len(store), 5):
+        sample = np.zeros(1, SAMPLE)
+        sample["tile"] = number
+        tile = Buffer.empty(1, 64, len(own.bands), own.bands[0].dtype)
+        store.read_into(sample, tile)
+        sample["tile"] = [scene.name for scene in scenes].index(names[store.array("scene")[number]])
+        sample["y"], sample["x"] = origin[number]
+        window = Buffer.empty(1, 64, len(own.bands), "float32")
+        with gdal_settings(scenes):
+            source.read_into(sample, window)
+        seen = [
+            inputs(torch.from_numpy(buffer.image).permute(0, 3, 1, 2))
+            for inputs, buffer in (
+                (Inputs(own.bands, own.statistics), tile),
+                (Inputs(members.bands, own.statistics), window),
+            )
+        ]
+        torch.testing.assert_close(*seen, rtol=0, atol=1e-3)
+    source.close()
+
+
+def test_the_members_of_an_ensemble_see_their_own_bands(run, other, wide, tmp_path):
+    (path,) = maps([run, other], wide, tmp_path / "maps", window=320, shares="float16")
+    members = gather([load_run(run), load_run(other)])
+    assert [band.name for band in members.bands][:3] == ["blue", "green", "red"]
+    mean = 0
+    for each in (run, other):
+        alone = gather([load_run(each)])
+        padded = torch.nn.functional.pad(read_scene(wide, alone), (0, 20, 0, 20), value=torch.nan)
+        network = alone.ensemble(tta=False)
+        with torch.inference_mode():
+            mean = mean + network(padded)[0, :, :300, :300] / 2
+    found = pixels(tmp_path / "maps" / "probabilities" / path.name)
+    held = ~np.isnan(found)
+    np.testing.assert_allclose(found[held], mean.numpy()[held], atol=5e-4)
+    classes = pixels(path)[0]
+    np.testing.assert_array_equal(classes == 254, ~held[0])
+    clear = held[0] & (np.sort(found, axis=0)[-1] - np.sort(found, axis=0)[-2] > 1e-3)
+    np.testing.assert_array_equal(
+        classes[clear], np.array([0, 85, 170, 255])[mean.numpy().argmax(axis=0)][clear]
+    )
+
+
+def test_symmetries_are_the_mean_over_turned_windows(run, wide, tmp_path):
+    maps([run], wide, tmp_path / "maps", window=320, shares="float16", tta=True)
+    members = gather([load_run(run)])
+    padded = torch.nn.functional.pad(read_scene(wide, members), (0, 20, 0, 20), value=torch.nan)
+    network = members.ensemble(tta=False)
     with torch.inference_mode():
-        direct = segmenter(torch.from_numpy(raw).permute(2, 0, 1)[None]).argmax(dim=1)[0].numpy()
-    middle, direct = classes[48:96, 48:96], direct[8:56, 8:56]
-    held = middle != IGNORE
-    assert held.mean() > 0.5
-    assert (middle == direct)[held].mean() > 0.999
+        views = [turned_back(network(turned(padded, k)), k)[0, :, :300, :300] for k in range(8)]
+    (path,) = (tmp_path / "maps" / "probabilities").iterdir()
+    found = pixels(path)
+    held = ~np.isnan(found)
+    np.testing.assert_allclose(found[held], torch.stack(views).mean(dim=0).numpy()[held], atol=1e-3)
 
 
-def scene(nodata, dtype="uint8"):
-    from pathlib import Path
-
-    band = SourceBand("red", "B4", Path("s.tif"), 1, dtype, nodata)
-    return Scene("s", Grid(2, 3, NORTH_UP @ Affine.rotation(20), "EPSG:32645"), (band,), None)
-
-
-@pytest.mark.parametrize(
-    ("values", "own", "dtype", "nodata"),
-    [
-        ([0, 85, 170, 255], None, "uint8", 254),
-        ([0, 85, 170, 255], 0.0, "uint8", 254),
-        ([0, 1], None, "uint8", 255),
-        ([1, 2], 0.0, "uint8", 0),
-        ([0, 1], float("nan"), "uint8", 255),
-        ([0, 1], -9999.0, "uint8", 255),
-        ([0, 300], None, "int32", 2**31 - 1),
-    ],
-)
-def test_no_data_is_a_value_that_no_class_has(tmp_path, values, own, dtype, nodata):
-    classes = coloured((f"c{v}", v) for v in values)
-    found = np.array([[0, 1, IGNORE], [1, 0, 0]], np.uint8)
-    write_map(tmp_path / "m.tif", found, scene(own), classes)
-    with rasterio.open(tmp_path / "m.tif") as file:
-        assert (file.dtypes[0], file.nodata) == (dtype, nodata)
-        expected = np.array([[values[0], values[1], nodata], [values[1], values[0], values[0]]])
-        np.testing.assert_array_equal(file.read(1), expected)
-        assert file.transform.almost_equals(scene(own).grid.transform)
-    assert [f.name for f in tmp_path.iterdir()] == ["m.tif"]
+def test_two_ranks_make_the_bytes_that_one_makes(run, wide, tmp_path):
+    """A scene shared by ranks, and more scenes than ranks; all kinds of output."""
+    source = shutil.copytree(wide, tmp_path / "in")
+    write_synthetic(tmp_path / "more", layout="scenes", seed=8, count=2, size=64)
+    for i, folder in enumerate(sorted((tmp_path / "more").iterdir())):
+        for file in sorted(folder.iterdir()):
+            target = source / f"extra{i}" / file.name.replace("scene", f"extra{i}")
+            target.parent.mkdir(exist_ok=True)
+            shutil.move(file, target)
+    cores = sorted(os.sched_getaffinity(0))
+    for ranks in (1, 2):  # with one thread each: sums depend on how many add them up
+        on = ",".join(map(str, cores[:ranks]))
+        command = ["taskset", "-c", on, sys.executable, "-m", "torch.distributed.run"]
+        command += ["--nproc_per_node", str(ranks), ROOT / "cli.py", "predict", run, source]
+        done = subprocess.run(
+            [*command, tmp_path / f"by{ranks}", "--probabilities", "uint8"],
+            capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "3 maps" in done.stderr
+    one = {p.relative_to(tmp_path / "by1"): p for p in (tmp_path / "by1").rglob("*") if p.is_file()}
+    two = {p.relative_to(tmp_path / "by2"): p for p in (tmp_path / "by2").rglob("*") if p.is_file()}
+    assert one.keys() == two.keys()
+    assert len(one) == 6
+    for name, path in one.items():
+        assert path.read_bytes() == two[name].read_bytes(), name
 
 
-def test_an_interrupted_map_leaves_no_file_of_its_name(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.replace", lambda a, b: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        write_map(tmp_path / "m.tif", np.zeros((2, 3), np.uint8), scene(None), [Class("a", 0, "#000000")])
-    assert not (tmp_path / "m.tif").exists()
+def test_pixels_without_data_may_be_given_a_class(run, mountains, tmp_path):
+    plain = maps([run], mountains, tmp_path / "plain")
+    filled = maps([run], mountains, tmp_path / "filled", fill="background")
+    holes = 0
+    for a, b in zip(plain, filled, strict=True):
+        before, after = pixels(a), pixels(b)
+        np.testing.assert_array_equal(after, np.where(before == 254, 0, before))
+        holes += (before == 254).sum()
+    assert holes > 0
+    with pytest.raises(UsageError, match="--fill snow: no such class, expected one of background, glacier"):
+        maps([run], mountains, tmp_path / "x", fill="snow")
+
+
+def test_maps_that_stand_are_not_made_again_and_others_are_refused(call, run, other, mountains, tmp_path):
+    source = shutil.copytree(mountains, tmp_path / "in")
+    out = tmp_path / "maps"
+    before = {path: path.read_bytes() for path in maps([run], source, out)}
+    gone, *kept = before
+    gone.unlink()
+    stamps = {path: path.stat().st_mtime_ns for path in kept}
+    result = call("predict", run, source, out)
+    assert "9 maps, 8 of which stood there" in result.stderr
+    assert gone.read_bytes() == before[gone]
+    assert stamps == {path: path.stat().st_mtime_ns for path in kept}
+    assert "9 of which" in call("predict", run, source, out).stderr
+    assert "stands there and was not made by these runs" in one_line(call("predict", other, source, out))
+    assert "was not made by these runs" in one_line(call("predict", run, source, out, "--tta"))
+    next((source / "Band2").iterdir()).touch()  # fetched again, say
+    assert "from this source" in one_line(call("predict", run, source, out))
+    assert "stands there" in one_line(call("predict", run, mountains, mountains / "Band1"))
+
+
+def test_what_a_killed_prediction_left_is_no_map(call, run, mountains, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("rasterio.shutil.copy", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            maps([run], mountains, tmp_path / "maps")
+    assert not list((tmp_path / "maps").glob("*.tif"))
+    assert len(maps([run], mountains, tmp_path / "maps")) == 9
+    assert {p.name for p in (tmp_path / "maps").iterdir()} == {
+        p.name for p in (mountains / "Band1").iterdir()
+    }
+
+
+@pytest.mark.parametrize("factor", [100, 1e-4])
+def test_other_units_are_warned_of(call, run, mountains, tmp_path, factor):
+    """Digital numbers for reflectance, and the other way round."""
+    source = shutil.copytree(mountains, tmp_path / "in")
+    for path in (source / "Band2").iterdir():
+        with rasterio.open(path) as file:
+            values, profile = file.read() * np.float32(factor), file.profile
+        write_raster(path, values, crs=profile["crs"], transform=profile["transform"], nodata=0)
+    found = call("predict", run, source, "maps").stderr
+    assert "green is" in found
+    assert "red is" not in found
 
 
 def test_what_cannot_be_mapped_is_named(run, mountains, tmp_path):
     with pytest.raises(GlacierError, match="no such run"):
-        predict_all(tmp_path / "nowhere", mountains, tmp_path / "maps")
-    with pytest.raises(GlacierError, match="exists and is not empty"):
-        predict_all(run, mountains, mountains)
+        maps([tmp_path / "nowhere"], mountains, tmp_path / "maps")
+    with pytest.raises(UsageError, match="--window 100: expected a multiple of 32 px"):
+        maps([run], mountains, tmp_path / "maps", window=100)
     write_raster(tmp_path / "in" / "s_red.tif", np.ones((64, 64), np.uint16))
     with pytest.raises(UsageError, match="scene s: no band blue"):
-        predict_all(run, tmp_path / "in", tmp_path / "maps")
+        maps([run], tmp_path / "in", tmp_path / "maps")
     assert not (tmp_path / "maps").exists()
+
+
+def test_runs_of_other_classes_are_no_ensemble(run, other, mountains, tmp_path):
+    record = torch.load(other / "best.pt", weights_only=True)
+    record["classes"][1]["name"] = "snow"
+    (tmp_path / "snow").mkdir()
+    torch.save(record, tmp_path / "snow" / "best.pt")
+    with pytest.raises(GlacierError, match="runs of different classes"):
+        maps([run, tmp_path / "snow"], mountains, tmp_path / "maps")
 
 
 def test_textures_may_lie_elsewhere(run, mountains, tmp_path):
@@ -139,10 +293,10 @@ def test_textures_may_lie_elsewhere(run, mountains, tmp_path):
     for folder in list(source.glob("GLCM_*")):
         folder.rename(tmp_path / folder.name)
     with pytest.raises(UsageError, match="no band glcm_contrast"):
-        predict_all(run, source, tmp_path / "maps")
-    maps = predict_all(run, source, tmp_path / "maps", glcm="../GLCM_*/*.tif")
-    for path, beside in zip(maps, predict_all(run, mountains, tmp_path / "maps2"), strict=True):
-        assert path.read_bytes() == beside.read_bytes()
+        maps([run], source, tmp_path / "maps")
+    made = maps([run], source, tmp_path / "maps", glcm="../GLCM_*/*.tif")
+    for path, beside in zip(made, maps([run], mountains, tmp_path / "maps2"), strict=True):
+        np.testing.assert_array_equal(pixels(path), pixels(beside))
 
 
 def test_a_band_is_not_taken_for_another_sensors(run, tmp_path):
@@ -152,17 +306,17 @@ def test_a_band_is_not_taken_for_another_sensors(run, tmp_path):
     for texture in ("contrast", "homogeneity"):
         write_raster(tmp_path / "in" / f"S2A_x_glcm_{texture}.tif", np.ones((64, 64), np.float32))
     with pytest.raises(UsageError, match=r"no band thermal; it has .*B10 \(cirrus\)"):
-        predict_all(run, tmp_path / "in", tmp_path / "maps")
+        maps([run], tmp_path / "in", tmp_path / "maps")
 
 
-def test_a_band_of_an_unknown_sensor_is_known_by_its_code(run, mountains, tmp_path):
-    trained = load_run(run)
-    for band in trained.bands[:5]:
+def test_a_band_of_an_unknown_sensor_is_known_by_its_code(run, tmp_path):
+    members = gather([load_run(run)])
+    for band in members.bands[:5]:
         write_raster(tmp_path / "in" / f"x_{band.code}.tif", np.ones((64, 64), np.uint16))
-    for band in trained.bands[5:]:
+    for band in members.bands[5:]:
         write_raster(tmp_path / "in" / f"x_{band.name}.tif", np.ones((64, 64), np.float32))
-    (scene,) = find_scenes(tmp_path / "in", bands=selection(trained))
-    assert [band.name for band in scene.bands] == [band.name for band in trained.bands]
+    (scene,) = find_scenes(tmp_path / "in", bands=members.selection)
+    assert [band.name for band in scene.bands] == [band.name for band in members.bands]
     assert [band.path.stem for band in scene.bands][:2] == ["x_B2", "x_B3"]
 
 
@@ -171,33 +325,31 @@ def test_a_scene_without_a_place_on_earth_is_mapped_quietly(run, tmp_path):
         dtype = np.float32 if band.name.startswith("glcm") else np.uint16
         write_raster(tmp_path / "in" / f"x_{band.name}.tif", np.ones((70, 50), dtype), crs=None,
                      transform=Affine(1, 0, 0, 0, -1, 70))  # fmt: skip
-    (path,) = predict_all(run, tmp_path / "in", tmp_path / "maps")
+    (path,) = maps([run], tmp_path / "in", tmp_path / "maps")
     with rasterio.open(path) as file:
         assert file.shape == (70, 50)
         assert file.crs is None
 
 
-def test_where_a_scene_is_masked_there_is_no_map(tmp_path):
+def test_where_a_scene_is_masked_there_is_no_data(tmp_path):
     """By a mask or an alpha band, of which 0 is no data; the window reaches beyond the scene."""
     held = np.random.default_rng(0).random((40, 50)) < 0.5
-    pixels = np.random.default_rng(1).integers(1, 200, (40, 50)).astype(np.uint8)
-    write_raster(tmp_path / "a" / "s_red.tif", np.stack((pixels, held * np.uint8(255))), alpha="yes")
-    path = write_raster(tmp_path / "b" / "s_red.tif", pixels)
+    values = np.random.default_rng(1).integers(1, 200, (40, 50)).astype(np.uint8)
+    write_raster(tmp_path / "a" / "s_red.tif", np.stack((values, held * np.uint8(255))), alpha="yes")
+    path = write_raster(tmp_path / "b" / "s_red.tif", values)
     with rasterio.open(path, "r+") as file:
         file.write_mask(held)
-    trained = SimpleNamespace(
-        bands=[Band(name="red", role="optical", code="red", dtype="int16", nodata=-32768)]
-    )
     sample = np.zeros(1, SAMPLE)
-    sample["y"] = sample["x"] = -8
     for folder in "ab":
-        out = Buffer(np.empty((1, 64, 64, 1), np.int16), np.empty((1, 64, 64), np.uint8))
-        with SceneReader(find_scenes(tmp_path / folder, labelled=False)[0]) as reader:
-            SceneSource(reader, trained).read_into(sample, out)
-        np.testing.assert_array_equal(out.label[0] == 0, np.pad(held, ((8, 16), (8, 6))))
-        np.testing.assert_array_equal(
-            out.image[0, ..., 0],
-            np.pad(
-                np.where(held, pixels.astype(np.int16), -32768), ((8, 16), (8, 6)), constant_values=-32768
-            ),
-        )
+        scenes = find_scenes(tmp_path / folder, labelled=False)
+        out, source = Buffer.empty(1, 64, 1, "float32"), SceneSource(scenes)
+        with gdal_settings(scenes):
+            source.read_into(sample, out)
+            source.close()
+        np.testing.assert_array_equal(out.label[0] == 0, np.pad(held, ((0, 24), (0, 14))))
+        expected = np.where(held, values.astype(np.float32), np.nan)
+        expected = np.pad(expected, ((0, 24), (0, 14)), constant_values=np.nan)
+        np.testing.assert_array_equal(out.image[0, ..., 0], expected)
+        mean, std = source.seen[0].mean_and_std()
+        sampled = expected[::8, ::8]
+        assert (mean[0], std[0]) == pytest.approx((np.nanmean(sampled), np.nanstd(sampled)), rel=1e-6)

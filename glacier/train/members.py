@@ -10,10 +10,12 @@ from torch import nn
 from glacier.classes import Class
 from glacier.errors import GlacierError, UsageError
 from glacier.pipeline.inputs import Inputs
-from glacier.scenes.bands import Selection
-from glacier.store.bands import Band
+from glacier.store.bands import Band, Statistics
 from glacier.train.ensemble import Ensemble
 from glacier.train.segmenter import Trained
+
+FAR, SPREAD = 10, 30
+"""A scene's mean may be so many deviations off that in training, and its deviation so many times that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Members:
         return self.runs[0].classes
 
     @property
-    def selection(self) -> Selection:
+    def selection(self) -> dict[str, tuple[str, ...]]:
         """The bands to be found in a source, by name or by a code they had in training."""
         codes = {
             name: [b.code for run in self.runs for b in run.bands if b.name == name] for name in self._names
@@ -53,6 +55,15 @@ class Members:
             members.append(run.segmenter(Inputs(bands, run.statistics, pick)))
         return Ensemble(members, tta=tta).eval()
 
+    def unlike(self, band: str, mean: float, std: float) -> Statistics | None:
+        """What a band was like in training, if a scene's mean and deviation are far from that."""
+        for run in self.runs:
+            for known, was in zip(run.bands, run.statistics, strict=True):
+                far = abs(mean - was.mean) > FAR * was.std
+                if known.name == band and (far or std > SPREAD * was.std or 0 < std < was.std / SPREAD):
+                    return was
+        return None
+
     def digest(self) -> str:
         """What tells these runs from others."""
         found = sha256()
@@ -68,8 +79,8 @@ def gather(runs: Sequence[Trained], window: int = 0) -> Members:
 
     Args:
         runs: any bands, wherever they lie.
-        window: side of the windows they see, px; 0 for that of the tiles they were validated on, the largest
-            of several.
+        window: side of the windows they see, px; 0 for that of the tiles they were validated on, or the
+            largest of those.
 
     Raises:
         GlacierError: they have different classes.
