@@ -12,7 +12,8 @@ OVERLAP = 4
 def corners(length: int, size: int) -> list[int]:
     """First pixels of the windows of `size` px along an axis of `length` px, evenly apart.
 
-    One window at 0 where it covers the axis, then reaching beyond it; else the last ends where the axis does.
+    One window at 0 where it covers the axis, then reaching beyond it; else the last ends where the axis
+    does.
     """
     if length <= size:
         return [0]
