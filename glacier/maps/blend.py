@@ -12,8 +12,7 @@ OVERLAP = 4
 def corners(length: int, size: int) -> list[int]:
     """First pixels of the windows of `size` px along an axis of `length` px, evenly apart.
 
-    One window at 0 where it covers the axis, then reaching beyond it; else the last ends where the axis
-    does.
+    One window at 0 where it covers the axis, or reaches beyond it; else the last ends where the axis does.
     """
     if length <= size:
         return [0]
@@ -21,13 +20,17 @@ def corners(length: int, size: int) -> list[int]:
     return [round(i * (length - size) / (count - 1)) for i in range(count)]
 
 
-def weight(size: int) -> Tensor:
-    """What each pixel of a window counts (size, size) float32, more than 0: 1 but near its edges.
+def weights(length: int, size: int) -> Tensor:
+    """What each window of an axis counts at each of its pixels (window, size) float32.
 
-    A quarter from each edge the squared sine begins to fall towards 0, so that no pixel of a map is where a
-    window suddenly begins. Weights are relative: the sum over windows is divided by that of their weights.
+    A quarter from its edges a window begins to fall towards 0 as a squared sine does, so that nowhere in a
+    map does one suddenly begin; at each pixel the windows that hold it add up to 1.
     """
     places = torch.arange(size, dtype=torch.float64) + 0.5
     near = torch.minimum(places, size - places) / (size // OVERLAP)
     ramp = torch.sin(near.clamp(max=1) * (math.pi / 2)) ** 2
-    return torch.outer(ramp, ramp).float()
+    starts = corners(length, size)
+    total = torch.zeros(starts[-1] + size, dtype=torch.float64)
+    for start in starts:
+        total[start : start + size] += ramp
+    return torch.stack([ramp / total[start : start + size] for start in starts]).float()

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from glacier.errors import GlacierError
-from glacier.maps.blend import corners, weight
+from glacier.maps.blend import corners, weights
 from glacier.scenes.band_folders import band_files, by_tile, find_band_folders, pick
 from glacier.scenes.bands import Selection, canonical
 from glacier.scenes.files import Named, name_band, natural
@@ -235,15 +235,17 @@ def mask_of(tile: tuple[NDArray[np.float32], NDArray[np.bool_]], model: Model) -
     """The classes' values of a tile (H, W): windows that overlap, the mean of what they say."""
     (values, held), size = tile, model.size
     height, width, bands = values.shape
-    places = [(y, x) for y in corners(height, size) for x in corners(width, size)]
     padded = np.full((max(height, size), max(width, size), bands), np.nan, np.float32)
     padded[:height, :width] = values
-    total, weights = torch.zeros(len(model.values), *padded.shape[:2]), weight(size)
+    down = zip(corners(height, size), weights(height, size), strict=True)
+    along = list(zip(corners(width, size), weights(width, size), strict=True))
+    places = [(y, x, v, w) for y, v in down for x, w in along]
+    total = torch.zeros(len(model.values), *padded.shape[:2])
     for first in range(0, len(places), BATCH):
         some = places[first : first + BATCH]
-        windows = np.stack([padded[y : y + size, x : x + size] for y, x in some])
-        for (y, x), shares in zip(some, _shares(windows, model), strict=True):
-            total[:, y : y + size, x : x + size] += shares * weights
+        windows = np.stack([padded[y : y + size, x : x + size] for y, x, _, _ in some])
+        for (y, x, v, w), shares in zip(some, _shares(windows, model), strict=True):
+            total[:, y : y + size, x : x + size].addcmul_(shares, torch.outer(v, w))
     classes = total.argmax(dim=0)[:height, :width].numpy()
     return np.asarray(model.values[np.where(held, classes, model.fill)])
 
