@@ -14,7 +14,7 @@ from glacier.ingest.plan import Options
 from glacier.ingest.write import ingest
 from glacier.inspect import contact_sheet, summarise
 from glacier.machine import cores
-from glacier.maps.command import predict_all
+from glacier.maps.command import MapRequest, predict_all
 from glacier.pictures import class_colours, false_colour, sheet
 from glacier.scenes.layouts import find_scenes
 from glacier.store.look import stretches
@@ -60,7 +60,7 @@ def run_demo(out: Path) -> None:
     with join_ranks() as ranks:
         rated = evaluate_runs([trained], store, "val", ranks, track=console.bar)
     console.note("5/6 predict")
-    (mapped,) = predict_all(run, fresh, out / "maps")
+    (mapped,) = predict_all(MapRequest(runs=[run], source=fresh, out=out / "maps"))
     console.note("6/6 report")
     page = write_report(run, out / "report.html", path)
     picture = out / "demo.png"

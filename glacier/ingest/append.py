@@ -15,11 +15,11 @@ from glacier.ingest.attributes import name_attributes
 from glacier.ingest.commit import commit
 from glacier.ingest.fit import bands_of, classes_of, needs_of, new_names, settle, with_bands_of
 from glacier.ingest.folds import extend_folds
-from glacier.ingest.lock import locked
 from glacier.ingest.place import ADDED, Place, first_source
 from glacier.ingest.plan import Plan, cut, source_record, with_data
 from glacier.ingest.work import executor
 from glacier.ingest.write import Report, nothing_to_do, report, survey_all, write_all
+from glacier.lock import locked
 from glacier.scenes.scene import Scene
 from glacier.store.folder import UNFINISHED
 from glacier.store.footprints import squares

@@ -13,12 +13,12 @@ from typing import Any
 from glacier.console import Track, silence
 from glacier.errors import GlacierError
 from glacier.ingest.gather import Release, gather
-from glacier.ingest.lock import locked
 from glacier.ingest.parked import Chosen, Parked, Row, groups, park
 from glacier.ingest.place import Place, choose_place
 from glacier.ingest.plan import Options
 from glacier.ingest.work import executor
 from glacier.ingest.write import CHANGED, Report, build, nothing_to_do
+from glacier.lock import locked
 from glacier.machine import cores
 from glacier.scenes.archive import LARGEST, PIECE, identify, is_archive, members
 from glacier.scenes.bands import parse_selection

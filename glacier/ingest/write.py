@@ -9,13 +9,13 @@ from glacier.console import Track, silence
 from glacier.errors import GlacierError
 from glacier.ingest.attributes import name_attributes
 from glacier.ingest.commit import commit
-from glacier.ingest.lock import locked
 from glacier.ingest.pack import needs
 from glacier.ingest.place import Place, choose_place
 from glacier.ingest.plan import Options, Plan, columns, make_plan, source_record
 from glacier.ingest.shard import ShardTask, write_shard
 from glacier.ingest.survey import Need, Survey, survey
 from glacier.ingest.work import executor, spread
+from glacier.lock import locked
 from glacier.scenes.read import unlabelled
 from glacier.scenes.scene import Scene
 from glacier.store.reader import Store

@@ -51,7 +51,16 @@ def band_folders(
         )
     columns += _columns(given, tiles) if textured else []
     label = _labels(source, labels, tiles) if labelled else dict.fromkeys(tiles)
-    return [Parts(tile, tuple(pick(f, of, tile) for f, of in columns), label[tile]) for tile in tiles]
+    return [
+        Parts(tile, files, label[tile], _mask(files[0].path))
+        for tile in tiles
+        for files in [tuple(pick(folder, of, tile) for folder, of in columns)]
+    ]
+
+
+def _mask(first: Path) -> str:
+    """A tile's map is called as its file in the first folder of bands: competitions match them by name."""
+    return first.name if first.suffix.lower() in (".tif", ".tiff") else f"{first.stem}.tif"
 
 
 def _columns(given: list[Named], tiles: list[str]) -> list[tuple[Path, dict[str, Named]]]:

@@ -72,6 +72,8 @@ class Parts:
     bands: tuple[Named, ...]
     label: Path | None
     """A label raster or a vector file."""
+    mask: str
+    """What the file of its map is called."""
 
 
 def rasters(folder: Path) -> list[Path]:

@@ -76,7 +76,7 @@ def assemble(parts: Parts, selection: Selection, attribute: str = "") -> Scene:
     grid = grid_of[used[0]]
     same_grid(used[0], grid, [(path, grid_of[path]) for path in used[1:]])
     label = _label(parts.label, attribute, used[0], grid) if parts.label else None
-    return Scene(parts.name, grid, tuple(bands), label)
+    return Scene(parts.name, grid, tuple(bands), label, parts.mask)
 
 
 def _label(path: Path, attribute: str, first: Path, grid: Grid) -> RasterLabel | VectorLabel:

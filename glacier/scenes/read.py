@@ -31,8 +31,8 @@ MAPPED = 128 * 2**20
 """Bytes read from an uncompressed file before it is opened anew, which lets go of what is mapped of it."""
 
 
-def _settings(scene: Scene) -> rasterio.Env:
-    """How GDAL is to read windows of a scene.
+def gdal_settings(scenes: Sequence[Scene]) -> rasterio.Env:
+    """How GDAL is to read windows of scenes.
 
     It keeps 256 MiB of decoded blocks, a row of tiles of a wide scene; left to itself it keeps a
     twentieth of the machine's memory, in every worker. It does not list a file's folder to open it, and
@@ -41,8 +41,8 @@ def _settings(scene: Scene) -> rasterio.Env:
     sources of a VRT may lie in archives, which it would unpack into memory to map. CRSs, known by now,
     it need not look up.
     """
-    label = (scene.label,) if isinstance(scene.label, RasterLabel) else ()
-    rasters: tuple[SourceBand | RasterLabel, ...] = (*scene.bands, *label)
+    rasters: list[SourceBand | RasterLabel] = [band for scene in scenes for band in scene.bands]
+    rasters += [scene.label for scene in scenes if isinstance(scene.label, RasterLabel)]
     paths = [raster.path for raster in rasters]
     tiffs = all(p.suffix.lower() in (".tif", ".tiff") and not isinstance(p, BucketPath) for p in paths)
     mapped = tiffs and parent_process() is not None
@@ -76,14 +76,14 @@ def _open(path: Path) -> rasterio.DatasetReader:
 
 
 class SceneReader:
-    """An opened scene. Use it as a context manager; any thread may read, one at a time."""
+    """An opened scene: a context manager, or within `gdal_settings`; any thread may read, one at a time."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self._files: dict[Path, rasterio.DatasetReader] = {}
         self._read_bytes: dict[Path, int] = {}
         self._outlines = _outlines(scene)
-        self._settings = _settings(scene)
+        self._settings = gdal_settings([scene])
 
     def __enter__(self) -> Self:
         self._settings.__enter__()
@@ -95,9 +95,13 @@ class SceneReader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+        self._settings.__exit__()
+
+    def close(self) -> None:
+        """Close its files."""
         for path in list(self._files):
             self._close(path)
-        self._settings.__exit__()
 
     def bands(
         self, window: Window, which: range | None = None

@@ -131,3 +131,5 @@ class Scene:
     grid: Grid
     bands: tuple[SourceBand, ...]
     label: RasterLabel | VectorLabel | None
+    mask: str = ""
+    """What the file of its map is called; empty where none is made of it."""

@@ -43,7 +43,10 @@ def scene_files(
         if file.kind == "glcm":
             scenes[_owner(file, names, top)].append(file)
     label = _labels(top, labels, named, names) if labelled else {}
-    return [Parts(names[key], tuple(files), label.get(key)) for key, files in scenes.items()]
+    return [
+        Parts(names[key], tuple(files), label.get(key), f"{names[key]}.tif")
+        for key, files in scenes.items()
+    ]
 
 
 def all_rasters(source: Path) -> list[Path]:

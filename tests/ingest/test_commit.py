@@ -413,5 +413,5 @@ def test_a_tile_beyond_what_blosc_takes_is_refused_before_anything_is_written(
 
 
 def test_the_root_of_the_file_system_is_no_store(source):
-    with pytest.raises(GlacierError, match="/: cannot be a store"):
+    with pytest.raises(GlacierError, match="/: cannot be written"):
         run(source, Path("/"))

@@ -215,7 +215,7 @@ def test_two_ingests_to_one_name(source, whole, tmp_path):
     until((out / NOTE).exists, first)
     os.killpg(first.pid, signal.SIGSTOP)
     for command in (build(source, out), [*build(source, out), "--overwrite"]):
-        assert f"{out}: another ingest is writing it; wait" in error_of(run(command))
+        assert f"{out}: another command is writing it; wait" in error_of(run(command))
     os.killpg(first.pid, signal.SIGCONT)
     assert first.wait() == 0, first.stderr.read()
     first.stderr.close()
@@ -280,7 +280,7 @@ def test_a_read_only_place(source, whole, more, disk):
     there = shutil.copytree(whole, disk("size=64m") / "s.zarr")
     at = disk("ro")
     line = error_of(run(build(source, at / "new.zarr")))
-    assert "new.zarr: nothing can be written there (Read-only file system); choose another --out" in line
+    assert "new.zarr: nothing can be written there (Read-only file system); choose another place" in line
     assert "Read-only file system" in error_of(run(add(more, there)))
     done = run(build(source, there))
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""One ingest at a time to one store."""
+"""One command at a time to what it writes."""
 
 import errno
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from glacier.errors import GlacierError
 
 @contextmanager
 def locked(out: Path | str) -> Iterator[None]:
-    """Keep other ingests away from the store at `out`; the lock ends with the process, however that ends.
+    """Keep other commands away from what is written at `out`; the lock ends with the process, in any case.
 
     Where nothing can be written no lock is needed; at an address there is none.
 
     Raises:
-        GlacierError: another ingest has it, or nothing new can be written there.
+        GlacierError: another command has it, or nothing new can be written there.
     """
     if not isinstance(out, Path):
         yield
@@ -23,7 +23,7 @@ def locked(out: Path | str) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     if not out.name:
-        raise GlacierError(f"{out}: cannot be a store; choose another --out")
+        raise GlacierError(f"{out}: cannot be written; choose another place")
     path = out.with_name(f".{out.name}.lock")
     lock = FileLock(path, timeout=0)
     try:
@@ -31,12 +31,12 @@ def locked(out: Path | str) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise GlacierError(
-            f"{out}: another ingest is writing it; wait until it has ended, or choose another --out"
+            f"{out}: another command is writing it; wait until it has ended, or choose another place"
         ) from error
     except OSError as error:
         if error.errno != errno.EROFS or not out.exists():
             raise GlacierError(
-                f"{out}: nothing can be written there ({error.strerror}); choose another --out"
+                f"{out}: nothing can be written there ({error.strerror}); choose another place"
             ) from error
     try:
         yield

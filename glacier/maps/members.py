@@ -1,0 +1,94 @@
+"""Several runs as one: the bands they need between them, and the mean of what they say."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+from torch import nn
+
+from glacier.classes import Class
+from glacier.errors import GlacierError, UsageError
+from glacier.pipeline.inputs import Inputs
+from glacier.scenes.bands import Selection
+from glacier.store.bands import Band
+from glacier.train.ensemble import Ensemble
+from glacier.train.segmenter import Trained
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Runs that are asked together."""
+
+    runs: tuple[Trained, ...]
+    bands: tuple[Band, ...]
+    """All they need: physical values in float32, NaN where there is no data."""
+    size: int
+    """Side of the windows they see, px."""
+
+    @property
+    def classes(self) -> tuple[Class, ...]:
+        """By index."""
+        return self.runs[0].classes
+
+    @property
+    def selection(self) -> Selection:
+        """The bands to be found in a source, by name or by a code they had in training."""
+        codes = {
+            name: [b.code for run in self.runs for b in run.bands if b.name == name] for name in self._names
+        }
+        return {name: (name, *dict.fromkeys(found)) for name, found in codes.items()}
+
+    @property
+    def _names(self) -> list[str]:
+        return [band.name for band in self.bands]
+
+    def ensemble(self, *, tta: bool) -> nn.Module:
+        """Values (N, B, H, W) -> shares of the classes (N, C, H, W)."""
+        members = []
+        for run in self.runs:
+            places = [self._names.index(band.name) for band in run.bands]
+            bands = [self.bands[place] for place in places]
+            pick = None if places == list(range(len(self.bands))) else places
+            members.append(run.segmenter(Inputs(bands, run.statistics, pick)))
+        return Ensemble(members, tta=tta).eval()
+
+    def digest(self) -> str:
+        """What tells these runs from others."""
+        found = sha256()
+        for run in self.runs:
+            found.update(repr(run.about()).encode())
+            for name, value in run.weights.items():
+                found.update(name.encode() + value.cpu().numpy().tobytes())
+        return found.hexdigest()[:16]
+
+
+def gather(runs: Sequence[Trained], window: int = 0) -> Members:
+    """Runs of the same classes.
+
+    Args:
+        runs: any bands, wherever they lie.
+        window: side of the windows they see, px; 0 for that of the tiles they were validated on, the largest
+            of several.
+
+    Raises:
+        GlacierError: they have different classes.
+        UsageError: `window` is no multiple of 32.
+    """
+    if window % 32:
+        raise UsageError(
+            f"--window {window}: expected a multiple of 32 px, since networks halve it five times"
+        )
+    first = runs[0].classes
+    for run in runs[1:]:
+        if [(c.name, c.value) for c in run.classes] != [(c.name, c.value) for c in first]:
+            raise GlacierError(
+                f"runs of different classes, {', '.join(run.class_names)} and "
+                f"{', '.join(runs[0].class_names)}; expected runs of the same"
+            )
+    needed = {band.name: band for run in runs for band in run.bands}
+    physical = (
+        replace(band, dtype="float32", scale=1.0, offset=0.0, nodata=math.nan, bound=0.0, statistics=None)
+        for band in needed.values()
+    )
+    return Members(tuple(runs), tuple(physical), window or max(run.tile_size for run in runs))

@@ -1,0 +1,146 @@
+"""The folder of maps: what is to stand in it, what stands there, and how a scene's rows become it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+
+from glacier.classes import IGNORE, Class
+from glacier.errors import GlacierError
+from glacier.maps.canvas import Strip
+from glacier.maps.parts import Part
+from glacier.maps.rasters import Kind, Shares, class_kind, shares_kind, stored, write_raster
+from glacier.maps.rows import Piece
+from glacier.scenes.scene import Scene
+
+MADE = "GLACIER_MADE_FROM"
+"""A tag of each map: the runs, the settings and the scene's files that it was made from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What is made of each scene."""
+
+    folder: Path
+    classes: tuple[Class, ...]
+    made_by: str
+    """Tells the runs and settings from others."""
+    shares: Shares | None
+    """How probabilities are stored; None for none."""
+    polygons: bool
+    fill: Class | None
+    """What pixels without data are given; None: no data."""
+
+    @property
+    def aside(self) -> Path:
+        """The folder of what is not finished."""
+        return self.folder / ".unfinished"
+
+    def map(self, scene: Scene) -> Path:
+        """Where the map of a scene is to stand."""
+        return self.folder / scene.mask
+
+    def probabilities(self, scene: Scene) -> Path:
+        """Where its probabilities are to stand."""
+        return self.folder / "probabilities" / scene.mask
+
+    def outlines(self, scene: Scene) -> Path:
+        """Where its outlines are to stand."""
+        return (self.folder / "polygons" / scene.mask).with_suffix(".gpkg")
+
+    def missing(self, scenes: Sequence[Scene]) -> list[int]:
+        """Which scenes lack something of theirs.
+
+        Raises:
+            GlacierError: a file of the folder is no map, or was made from something else.
+        """
+        expected = {self.map(scene): self._made_from(scene) for scene in scenes}
+        for file in sorted(self.folder.glob("*.tif")) if self.folder.exists() else ():
+            if (made := _tag(file)) is None or made != expected.get(file, made):
+                raise GlacierError(
+                    f"{file}: stands there and was not made by these runs from this source; give a new "
+                    "folder for the maps"
+                )
+        return [
+            i for i, scene in enumerate(scenes) if not all(file.is_file() for file in self._files(scene))
+        ]
+
+    def _files(self, scene: Scene) -> list[Path]:
+        files = [self.map(scene)]
+        files += [self.probabilities(scene)] if self.shares else []
+        return files + ([self.outlines(scene)] if self.polygons else [])
+
+    def _made_from(self, scene: Scene) -> str:
+        """Sums up the runs and a scene's files, these by size and time."""
+        states = [(str(band.path), band.path.stat()) for band in scene.bands]
+        files = [(path, state.st_size, state.st_mtime_ns) for path, state in states]
+        return sha256(repr((self.made_by, files)).encode()).hexdigest()[:16]
+
+    def parts(self, scene: Scene, piece: Piece) -> "Parts":
+        """Files for the rows of a piece of a scene."""
+        name, width = str(self.aside / f"{piece.scene}-{piece.top}"), scene.grid.width
+        classes = Part(Path(f"{name}.classes"), 1, width, "uint8")
+        dtype = "uint8" if self.shares == "uint8" else "float16"
+        shares = Part(Path(f"{name}.shares"), len(self.classes), width, dtype) if self.shares else None
+        return Parts(classes, shares, self.shares)
+
+    def finish(self, scene: Scene, parts: Sequence["Parts"]) -> None:
+        """Put a scene's map together from all its parts, from top to bottom, and all that goes with it.
+
+        Raises:
+            GlacierError: something could not be written.
+        """
+        kind, table = class_kind(scene, self.classes, made=(MADE, self._made_from(scene)))
+        if self.fill:
+            table[IGNORE] = self.fill.value
+        if self.shares:
+            strips = (rows for part in parts if part.shares for rows in part.shares.strips())
+            self._write(self.probabilities(scene), strips, scene, shares_kind(self.shares, self.classes))
+        values = (table[rows] for part in parts for rows in part.classes.strips())
+        self._write(self.map(scene), values, scene, kind)
+        if self.polygons:
+            from glacier.maps.polygons import write_polygons
+
+            self.outlines(scene).parent.mkdir(exist_ok=True)
+            write_polygons(self.map(scene), self.classes, self.outlines(scene))
+        for part in parts:
+            part.remove()
+
+    def _write(self, path: Path, strips: Iterator[NDArray[np.generic]], scene: Scene, kind: Kind) -> None:
+        write_raster(path, strips, scene.grid, kind, self.aside)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Rows of one scene that one rank has mapped."""
+
+    classes: Part
+    shares: Part | None
+    how: Shares | None
+
+    def append(self, strip: Strip) -> None:
+        """Add finished rows."""
+        self.classes.append(strip.classes[None])
+        if self.shares and self.how:
+            self.shares.append(stored(strip.shares, self.how))
+
+    def remove(self) -> None:
+        """Delete the files."""
+        self.classes.path.unlink()
+        if self.shares:
+            self.shares.path.unlink()
+
+
+def _tag(file: Path) -> str | None:
+    """What a raster says it was made from; None for one that is no map of ours."""
+    try:
+        with rasterio.open(file) as opened:
+            made: str | None = opened.tags().get(MADE)
+            return made
+    except RasterioError:
+        return None
