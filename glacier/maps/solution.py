@@ -33,8 +33,6 @@ from glacier.train.portable import unpacked
 from glacier.train.precision import mixed
 
 MODEL = "model.pth"
-BATCH = 4
-"""Windows at once."""
 FOLDERS = (
     ("Band1", "B2", "blue"),
     ("Band2", "B3", "green"),
@@ -73,6 +71,8 @@ class Model:
     fill: int
     """Class of pixels without data."""
     device: torch.device
+    batch: int
+    """Windows that the network sees at a time."""
 
 
 def maskgeration(
@@ -120,7 +120,7 @@ def load_model(path: Path) -> Model:
         raise GlacierError(f"{path}: no such file; expected the {MODEL} that came with this solution")
     try:
         record: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        sought = {name: _sought(name, codes) for name, codes in record["bands"].items()}
+        sought = {name: _sought(name, keys) for name, keys in record["bands"].items()}
         members = [unpacked(member, list(sought)) for member in record["members"]]
     except (AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise GlacierError(f"{path}: not the {MODEL} of this solution ({error})") from error
@@ -132,13 +132,14 @@ def load_model(path: Path) -> Model:
         values=np.array(record["values"], np.uint8),
         fill=record["fill"],
         device=device,
+        batch=8 if device.type == "cuda" else 1,
     )
 
 
-def _sought(name: str, codes: list[str]) -> tuple[str, ...]:
-    """What files may call a band that the model knows by this name and these codes."""
+def _sought(name: str, keys: tuple[str, ...]) -> tuple[str, ...]:
+    """What files may call a band besides: as its folder is, or what that folder holds."""
     alike = [also for folder in FOLDERS if name in folder for also in folder]
-    return (name, *dict.fromkeys((*codes, *alike)))
+    return tuple(dict.fromkeys((*keys, *alike)))
 
 
 def find_tiles(images: Mapping[str, str | Path] | str | Path, sought: Selection) -> list[Tile]:
@@ -241,8 +242,8 @@ def mask_of(tile: tuple[NDArray[np.float32], NDArray[np.bool_]], model: Model) -
     along = list(zip(corners(width, size), weights(width, size), strict=True))
     places = [(y, x, v, w) for y, v in down for x, w in along]
     total = torch.zeros(len(model.values), *padded.shape[:2])
-    for first in range(0, len(places), BATCH):
-        some = places[first : first + BATCH]
+    for first in range(0, len(places), model.batch):
+        some = places[first : first + model.batch]
         windows = np.stack([padded[y : y + size, x : x + size] for y, x, _, _ in some])
         for (y, x, v, w), shares in zip(some, _shares(windows, model), strict=True):
             total[:, y : y + size, x : x + size].addcmul_(shares, torch.outer(v, w))

@@ -10,6 +10,7 @@ import torch
 
 from glacier.errors import GlacierError
 from glacier.maps.flatten import flattened
+from glacier.maps.members import gather
 from glacier.train.portable import packed
 from glacier.train.segmenter import Trained
 from glacier.version import __version__
@@ -56,32 +57,23 @@ def write_submission(runs: Sequence[Trained], out: Path, *, tta: bool) -> int:
 
 def _record(runs: Sequence[Trained], tta: bool) -> dict[str, Any]:
     """What `model.pth` holds: plain values and tensors."""
-    classes = runs[0].classes
-    for run in runs:
-        if [(c.name, c.value) for c in run.classes] != [(c.name, c.value) for c in classes]:
-            raise GlacierError(
-                f"runs of different classes, {', '.join(run.class_names)} and "
-                f"{', '.join(runs[0].class_names)}; expected runs of the same"
-            )
-    if strange := [c for c in classes if not 0 <= c.value <= 255]:
-        raise GlacierError(
-            f"class {strange[0].name}: value {strange[0].value}, expected 0 to 255, as masks hold"
-        )
-    bands: dict[str, list[str]] = {}
-    for band in (band for run in runs for band in run.bands):
+    members = gather(runs)
+    for c in members.classes:
+        if not 0 <= c.value <= 255:
+            raise GlacierError(f"class {c.name}: value {c.value}, expected 0 to 255, as masks hold")
+    for band in members.bands:
         if band.role in ("texture", "terrain"):
             raise GlacierError(
-                f"band {band.name}: a {band.role} band, expected bands that lie in Band1, Band2, …; train "
-                "without it, by --set data.bands"
+                f"band {band.name}: {band.role}, expected bands that lie in Band1, Band2, …; train without "
+                "it, by --set data.bands"
             )
-        bands.setdefault(band.name, []).append(band.code)
-    names = runs[0].class_names
+    names = [c.name for c in members.classes]
     return {
         "made_by": f"glacier {__version__}",
         "tta": tta,
-        "size": max(run.tile_size for run in runs),
-        "values": [c.value for c in classes],
+        "size": members.size,
+        "values": [c.value for c in members.classes],
         "fill": names.index("background") if "background" in names else 0,
-        "bands": bands,
+        "bands": dict(members.selection),
         "members": [packed(run) for run in runs],
     }
