@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from glacier.errors import GlacierError
+from glacier.errors import GlacierError, UsageError
 from glacier.version import __version__
 
 PATH = click.Path(path_type=Path)
@@ -375,16 +375,37 @@ def report(run: Path | None, html: Path | None, store: Path | str | None) -> Non
 
 
 @main.command()
-@click.argument("run", type=PATH)
+@click.argument("runs", type=PATH, nargs=-1, required=True)
 @click.argument("out", type=PATH)
-def export(run: Path, out: Path) -> None:
-    """Write RUN's weights in half precision to OUT.safetensors, with all that is needed to use them."""
+@click.option(
+    "--competition", is_flag=True, help="Write solution.py and model.pth into the new folder OUT."
+)
+@click.option("--tta", is_flag=True, help="With --competition: let it mean over the eight symmetries.")
+def export(runs: tuple[Path, ...], out: Path, competition: bool, tta: bool) -> None:
+    """Write a run's weights in half precision to OUT.safetensors, with all that is needed to use them.
+
+    With --competition, write a file of code and one of weights that map tiles without this package;
+    several RUNS are one ensemble.
+    """
     from glacier import console
     from glacier.train.export import export as write
     from glacier.train.segmenter import load_run
 
-    size = write(load_run(run), out)
-    console.note(f"{out}: {size / 1e6:.1f} MB; a run to evaluate, predict and --init")
+    if not competition and (tta or len(runs) > 1):
+        what = "--tta" if tta else f"{len(runs)} runs"
+        raise UsageError(f"{what} without --competition; expected one run, and OUT.safetensors")
+    trained = [load_run(run) for run in runs]
+    if not competition:
+        size = write(trained[0], out)
+        console.note(f"{out}: {size / 1e6:.1f} MB; a run to evaluate, predict and --init")
+        return
+    from glacier.maps.submission import write_submission
+
+    size = write_submission(trained, out, tta=tta)
+    console.note(
+        f"{out}: solution.py, and model.pth of {size / 1e6:.1f} MB; try them with "
+        f"`python {out}/solution.py TILES {out}/model.pth --output MASKS`"
+    )
 
 
 @main.command()

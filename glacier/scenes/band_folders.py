@@ -43,7 +43,7 @@ def band_folders(
         left = [file for file in files if file.path not in elsewhere]
         if left or not files:
             found[folder] = left
-    columns = [(folder, _by_tile(files)) for folder, files in found.items()]
+    columns = [(folder, by_tile(files)) for folder, files in found.items()]
     tiles = sorted({tile for _, of in columns for tile in of}, key=lambda t: natural(Path(t)))
     if not tiles:
         raise GlacierError(
@@ -54,7 +54,7 @@ def band_folders(
     return [
         Parts(tile, files, label[tile], _mask(files[0].path))
         for tile in tiles
-        for files in [tuple(_pick(folder, of, tile) for folder, of in columns)]
+        for files in [tuple(pick(folder, of, tile) for folder, of in columns)]
     ]
 
 
@@ -73,7 +73,7 @@ def _columns(given: list[Named], tiles: list[str]) -> list[tuple[Path, dict[str,
     for file in given:
         features[file.code].append(file)
     known = set(tiles)
-    columns = [(files[0].path.parent, _by_tile(files)) for files in features.values()]
+    columns = [(files[0].path.parent, by_tile(files)) for files in features.values()]
     for _, of in columns:
         for tile, file in of.items():
             if tile not in known:
@@ -88,8 +88,8 @@ def _labels(source: Path, labels: Path | None, tiles: list[str]) -> dict[str, Pa
     """Tile -> its label: a file of the label folder, else outlines that lie in `source`."""
     labels = labels or next((f for f in _folders(source) if is_label_word(f.name)), None)
     if labels and labels.is_dir() and rasters(labels):
-        files = _by_tile([Named(file, "label", file.stem, "") for file in rasters(labels)])
-        return {tile: _pick(labels, files, tile).path for tile in tiles}
+        files = by_tile([Named(file, "label", file.stem, "") for file in rasters(labels)])
+        return {tile: pick(labels, files, tile).path for tile in tiles}
     beside = labels if labels and labels.is_dir() else source
     return dict.fromkeys(tiles, labels if labels and labels.is_file() else outlines(beside))
 
@@ -104,7 +104,7 @@ def _glcm_folders(source: Path) -> list[Path]:
     return [inner for folder in beside for inner in _folders(folder) or [folder]]
 
 
-def _by_tile(files: list[Named]) -> dict[str, Named]:
+def by_tile(files: list[Named]) -> dict[str, Named]:
     """Tile id -> file. The id is the numbers a name ends in (`02_07`), where they tell files apart."""
     ids = [_tile_id(file.stem) for file in files]
     if len(set(ids)) < len(ids):
@@ -118,7 +118,12 @@ def _tile_id(stem: str) -> str:
     return numbers[0] if numbers else stem
 
 
-def _pick(folder: Path, files: dict[str, Named], tile: str) -> Named:
+def pick(folder: Path, files: dict[str, Named], tile: str) -> Named:
+    """The file of a tile in a folder.
+
+    Raises:
+        GlacierError: it holds none.
+    """
     if tile not in files:
         raise GlacierError(
             f"{folder}: no file for tile {tile}, which other folders hold; add it, or remove that "
@@ -128,12 +133,17 @@ def _pick(folder: Path, files: dict[str, Named], tile: str) -> Named:
 
 
 def _named(folder: Path) -> list[Named]:
-    """A folder's files; bands are called by the code a name begins with (`B2_…_02_07`), else the folder."""
-    if not _BAND_FOLDER.fullmatch(folder.name):
-        code = folder.name.lower().removeprefix("glcm").strip("_-")
-        return [Named(path, "glcm", path.stem, code) for path in rasters(folder)]
+    """The files of a folder of a band, or of a texture."""
+    if _BAND_FOLDER.fullmatch(folder.name):
+        return band_files(folder, folder.name)
+    code = folder.name.lower().removeprefix("glcm").strip("_-")
+    return [Named(path, "glcm", path.stem, code) for path in rasters(folder)]
+
+
+def band_files(folder: Path, name: str) -> list[Named]:
+    """A folder's files, called by the code that a file's name begins with (`B2_…_02_07`), else `name`."""
     codes = [re.match(r"(B\d{1,2}A?)_", path.name, re.I) for path in rasters(folder)]
     return [
-        Named(path, "band", path.stem, code[1] if code else folder.name)
+        Named(path, "band", path.stem, code[1] if code else name)
         for path, code in zip(rasters(folder), codes, strict=True)
     ]

@@ -245,15 +245,19 @@ def read_bands(file: Named | Path) -> tuple[Grid, list[SourceBand]]:
     for i, fallback in zip(numbers, _codes(named, len(numbers)), strict=True):
         if dtypes[i].startswith("complex"):
             raise GlacierError(f"{named.path}: pixels are {dtypes[i]}, expected integers or floats")
-        description = described[i] or ""
-        code = fallback if named.code else description or fallback
-        name = description if role(description.lower()) != "other" else code
-        if named.code or description:
-            name = measured(name, named.path.stem)
-        name = name if role(name.lower()) == "other" else name.lower()
+        name, code = name_band(named, fallback, described[i] or "")
         masked = bool(alpha) or not told & set(flags[i])
         bands.append(SourceBand(name, code, named.path, i + 1, dtypes[i], nodata[i], masked))
     return grid, bands
+
+
+def name_band(file: Named, fallback: str, description: str) -> tuple[str, str]:
+    """Name and code of a band: by its description, by its file's name, or `fallback`, its code by that."""
+    code = fallback if file.code else description or fallback
+    name = description if role(description.lower()) != "other" else code
+    if file.code or description:
+        name = measured(name, file.path.stem)
+    return name if role(name.lower()) == "other" else name.lower(), code
 
 
 def _codes(named: Named, count: int) -> list[str]:

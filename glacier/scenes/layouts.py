@@ -70,7 +70,7 @@ def find_scenes(
 def assemble(parts: Parts, selection: Selection, attribute: str = "") -> Scene:
     """Read the headers of one scene's files and hold them against each other."""
     headers = [(named.path, *read_bands(named)) for named in parts.bands]
-    bands = _select(parts.name, [b for _, _, inside in headers for b in inside], selection)
+    bands = select(parts.name, [b for _, _, inside in headers for b in inside], selection)
     grid_of = {path: grid for path, grid, _ in headers}
     used = list(dict.fromkeys(band.path for band in bands))
     grid = grid_of[used[0]]
@@ -89,8 +89,13 @@ def _label(path: Path, attribute: str, first: Path, grid: Grid) -> RasterLabel |
     return RasterLabel(path, bands[0].nodata, bands[0].masked)
 
 
-def _select(scene: str, bands: list[SourceBand], selection: Selection) -> list[SourceBand]:
-    """The bands a selection asks for, renamed, in its order; all by wavelength without one."""
+def select(scene: str, bands: list[SourceBand], selection: Selection) -> list[SourceBand]:
+    """The bands a selection asks for, renamed, in its order; all by wavelength without one.
+
+    Raises:
+        UsageError: one is not there.
+        GlacierError: two bear one name.
+    """
     chosen = sorted(bands, key=lambda band: spectral_order(band.name))
     if selection:
         known = {key.lower(): b for b in reversed(bands) for key in (b.code, b.name)}

@@ -24,7 +24,7 @@ def export(trained: Trained, path: Path) -> int:
     """
     if path.suffix != ".safetensors":
         raise GlacierError(f"{path}: expected a name that ends in .safetensors")
-    weights = {name: _halved(value) for name, value in trained.weights.items()}
+    weights = {name: halved(value) for name, value in trained.weights.items()}
     metadata = {KEY: json.dumps(trained.about()), "created_by": f"glacier {__version__}"}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
@@ -54,7 +54,7 @@ def load_exported(path: Path) -> Trained:
         ) from error
 
 
-def _halved(value: Tensor) -> Tensor:
+def halved(value: Tensor) -> Tensor:
     """float16, where its range suffices."""
     value = value.detach().cpu().contiguous()
     if not value.is_floating_point():
