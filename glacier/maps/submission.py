@@ -10,7 +10,7 @@ import torch
 
 from glacier.errors import GlacierError
 from glacier.maps.flatten import flattened
-from glacier.maps.members import gather
+from glacier.train.members import gather
 from glacier.train.portable import packed
 from glacier.train.segmenter import Trained
 from glacier.version import __version__

@@ -39,7 +39,7 @@ def scene(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mapped(run, scene, tmp_path_factory):
-    """The map by one rank, made by a process of its own on one core; and the process's peak memory, bytes."""
+    """The map by one rank, a process of its own on one core; and the most memory that took, bytes."""
     out = tmp_path_factory.mktemp("maps") / "one"
     command = [*on_cores(1), sys.executable, "-m", "glacier", "predict", run, scene, out, "--window", "256"]
     timed = f"import resource, subprocess; subprocess.run({list(map(str, command))!r}, check=True); "

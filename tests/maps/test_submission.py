@@ -1,4 +1,4 @@
-"""A submission maps as `glacier predict` does, without this package and with nothing but what is allowed."""
+"""A submission maps as `glacier predict` does, without this package, with nothing but what is allowed."""
 
 import json
 import os
