@@ -17,6 +17,7 @@ from glacier.scenes.layouts import find_scenes
 from glacier.synth.write import write_synthetic
 from glacier.train.members import gather
 from glacier.train.segmenter import load_run
+from tests.helpers import write_raster
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -32,9 +33,17 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    out = tmp_path_factory.mktemp("large") / "scene"
-    write_synthetic(out, layout="scenes", seed=31, count=1, size=6000)
-    return out
+    """A synthetic scene of 1 500 px, mirrored to 6 000."""
+    folder = tmp_path_factory.mktemp("large")
+    write_synthetic(folder / "small", layout="scenes", seed=31, count=1, size=1500)
+    for file in (folder / "small").rglob("*.tif"):
+        with rasterio.open(file) as small:
+            pixels = np.pad(small.read(), ((0, 0), (0, 4500), (0, 4500)), mode="symmetric")
+            write_raster(
+                folder / "scene" / file.name, pixels, transform=small.transform, crs=small.crs,
+                nodata=small.nodata, names=[name or "" for name in small.descriptions],
+            )  # fmt: skip
+    return folder / "scene"
 
 
 @pytest.fixture(scope="module")
