@@ -122,8 +122,8 @@ def load_model(path: Path) -> Model:
         record: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         sought = {name: _sought(name, keys) for name, keys in record["bands"].items()}
         members = [unpacked(member, list(sought)) for member in record["members"]]
-    except (AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise GlacierError(f"{path}: not the {MODEL} of this solution ({error})") from error
+    except Exception as error:  # what a damaged file makes the unpickler raise has no common base
+        raise GlacierError(f"{path}: not the {MODEL} of this solution; copy it again") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Model(
         ensemble=Ensemble(members, tta=record["tta"]).to(device).eval(),
@@ -183,7 +183,7 @@ def read_header(file: Named) -> SourceBand:
             dtype, shape = np.dtype(page.dtype).name, page.shape
         items = ElementTree.fromstring(tags[DESCRIPTION]) if DESCRIPTION in tags else ()
         nodata = float(tags[NODATA].strip(" \0")) if NODATA in tags else None
-    except (OSError, ValueError, TypeError, ElementTree.ParseError) as error:
+    except Exception as error:  # likewise of tifffile
         raise GlacierError(f"{file.path}: cannot be read as a TIFF ({error})") from error
     if len(shape) != 2:
         raise GlacierError(f"{file.path}: pixels of shape {shape}, expected one band")
@@ -205,6 +205,7 @@ def read_pixels(path: Path) -> NDArray[np.generic]:
         except ValueError as error:
             import cv2
 
+            cv2.setLogLevel(2)  # errors; it would warn of each tag that is GDAL's
             values, dtype = cv2.imread(str(path), cv2.IMREAD_UNCHANGED), np.dtype(page.dtype)
             if values is None or values.shape != page.shape or values.itemsize != dtype.itemsize:
                 raise GlacierError(f"{path}: cannot be read by tifffile ({error}) nor by OpenCV") from error
@@ -269,7 +270,7 @@ def main() -> None:
     try:
         print(f"{len(maskgeration(given.images, given.model, given.output))} masks")
     except GlacierError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":
