@@ -36,7 +36,8 @@ AHEAD = 2
 class Loader:
     """Training batches of one rank. Iterate it for an epoch; the next time gives the next epoch.
 
-    Its state is three numbers, `seed`, `epoch` and `step`: see `state_dict`.
+    A loop that is left early has had its epoch: the next is of the next, but for one after
+    `load_state_dict`, which goes on. Its state is three numbers, `seed`, `epoch` and `step`: see `state_dict`.
     """
 
     def __init__(
@@ -127,10 +128,12 @@ class Loader:
         return self._plan(ease) if ease else self.plan
 
     def __iter__(self) -> Iterator[Any]:
-        """The current epoch's batches; once they are taken, the next is current.
+        """The current epoch's batches; once they are taken, or the loop is left, the next is current.
 
         From its first, or once after `load_state_dict` from where that state was taken.
         """
+        if self.step and not self._first:
+            self.epoch, self.step = self.epoch + 1, 0
         order, epoch, first, self._first = self.order(), self.epoch, self._first, 0
         steps = range(first, self.steps)
         parts = (rank_part(order, step, self.batch, self.rank, self.world) for step in steps)
