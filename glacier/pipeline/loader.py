@@ -37,7 +37,9 @@ class Loader:
     """Training batches of one rank. Iterate it for an epoch; the next time gives the next epoch.
 
     A loop that is left early has had its epoch: the next is of the next, but for one after
-    `load_state_dict`, which goes on. Its state is three numbers, `seed`, `epoch` and `step`: see `state_dict`.
+    `load_state_dict`, which goes on.
+
+    Its state is three numbers, `seed`, `epoch` and `step`: see `state_dict`.
     """
 
     def __init__(
@@ -207,10 +209,18 @@ def eased(epoch: int, epochs: int, anneal: float) -> float:
     return float(np.clip(1 - (epochs - 1 - epoch) / (anneal * epochs), 0, 1))
 
 
-def tile_feed(store: Store, tiles: NDArray[np.int64], *, batch: int, device: torch.device | str) -> Feed:
-    """Whole tiles, each once, in order and unmoved: for evaluation."""
+def tile_feed(
+    store: Store,
+    tiles: NDArray[np.int64],
+    *,
+    batch: int,
+    device: torch.device | str,
+    inputs: Inputs | None = None,
+) -> Feed:
+    """Whole tiles, each once, in order and unmoved: for evaluation. Raw codes, but for `inputs`."""
     order = tiles_in_order(tiles)
-    batcher = make_batcher(store, _window(store, store.meta.tile_size), largest=batch, device=device)
+    window = _window(store, store.meta.tile_size)
+    batcher = make_batcher(store, window, largest=batch, device=device, inputs=inputs)
     parts = (order[i : i + batch] for i in range(0, len(order), batch))
     return Feed(batcher, _ahead(store, parts), threads=store.threads)
 
