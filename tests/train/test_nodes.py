@@ -210,6 +210,7 @@ def test_what_ranks_tell_each_other(tmp_path):
     assert processes(tmp_path, ["-c", PROGRAM], ["-c", PROGRAM]) == [0, 0], (tmp_path / "1.txt").read_text()
 
 
+@pytest.mark.slow
 def test_what_rank_0_refuses_all_refuse(store, tmp_path):
     """A folder that stands in the way on rank 0's disk alone."""
     (tmp_path / "0" / "run").mkdir(parents=True)
