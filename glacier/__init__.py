@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 from glacier.version import __version__
 
 if TYPE_CHECKING:
+    import torch
+
     from glacier.pipeline.augment import Augment
     from glacier.pipeline.loader import Loader
+    from glacier.pipeline.whole_tiles import WholeTiles
     from glacier.store.reader import Store
 
-__all__ = ["__version__", "loader", "open"]
+__all__ = ["__version__", "loader", "open", "tiles"]
 
 
 def open(path: Path | str) -> "Store":
@@ -47,14 +50,15 @@ def loader(
     samples_per_epoch: int = 0,
     rank: int = 0,
     world: int = 1,
-    device: str = "cpu",
+    device: "torch.device | str" = "cpu",
     on_batch: Callable[..., Any] | None = None,
 ) -> "Loader":
     """Batches for a training loop of your own: standardised images and labels, on `device`.
 
-    Iterate it once per epoch. Each batch has `image` (N, B, H, W) float32 channels_last, `label`
-    (N, H, W) uint8 with 255 to be ignored, and `samples`, where each window came from. `state_dict` and
-    `load_state_dict` let another run go on from any step, on any number of ranks.
+    Iterate it once per epoch; a loop that is left early has had its epoch. Each batch is a tuple of `image`
+    (N, B, H, W) float32 channels_last, `label` (N, H, W) uint8 with 255 to be ignored, and `samples`, where
+    each window came from. `state_dict` and `load_state_dict` let another run go on from any step, on any
+    number of ranks.
 
     Args:
         store: an opened store.
@@ -95,6 +99,53 @@ def loader(
         balance=Balance(dict(target or {}), repeats=repeats, min_labelled=min_labelled),
         seed=seed,
         samples_per_epoch=samples_per_epoch,
+        rank=rank,
+        world=world,
+        device=device,
+        inputs=Inputs(store.meta.bands, statistics(store, parts.train)),
+        on_batch=on_batch,
+    )
+
+
+def tiles(
+    store: "Store",
+    *,
+    batch: int,
+    fold: int = 0,
+    split: str = "val",
+    rank: int = 0,
+    world: int = 1,
+    device: "torch.device | str" = "cpu",
+    on_batch: Callable[..., Any] | None = None,
+) -> "WholeTiles":
+    """Whole tiles, each once, in order and as they are: to validate what `loader` trains.
+
+    Iterate it as often as you like. Batches are as `loader`'s, standardised by the statistics of the same
+    training tiles; the last is smaller where tiles run out.
+
+    Args:
+        store: an opened store.
+        batch: tiles per step, of this rank.
+        fold: the fold held out.
+        split: train, val, test or all.
+        rank: this process.
+        world: how many processes share the tiles: each takes every `world`-th.
+        device: cpu, cuda or cuda:N.
+        on_batch: called with each batch; what it returns is yielded in the batch's place.
+
+    Raises:
+        UsageError: an argument that does not fit.
+    """
+    from glacier.pipeline.inputs import Inputs
+    from glacier.pipeline.split import split as split_tiles
+    from glacier.pipeline.split import statistics
+    from glacier.pipeline.whole_tiles import WholeTiles
+
+    parts = split_tiles(store, fold)
+    return WholeTiles(
+        store,
+        tiles=parts.tiles(split),
+        batch=batch,
         rank=rank,
         world=world,
         device=device,

@@ -295,8 +295,7 @@ def train(
     settings: tuple[str, ...],
 ) -> None:
     """Train a network on a store; under torchrun, on every rank."""
-    from glacier.train.checkpoint import LAST
-    from glacier.train.start import Request, newest_run, start_training
+    from glacier.train.start import Request, start_training
     from glacier.train.stop import parse_duration
 
     if fold is not None and fold != "all" and not fold.isdecimal():
@@ -308,7 +307,7 @@ def train(
             out=out,
             fold=fold,
             settings=settings,
-            resume=None if resume is None else Path(resume) if resume else newest_run(LAST),
+            resume=resume,
             init=init,
             limit=None if time_limit is None else parse_duration(time_limit),
         )
@@ -336,15 +335,15 @@ def evaluate(
     """Score RUNS (default: the newest) on a store's tiles; several runs are one ensemble."""
     from glacier import console
     from glacier.train.evaluate import evaluate_runs, store_of
+    from glacier.train.nodes import open_same, runs_from_main
     from glacier.train.ranks import join_ranks
     from glacier.train.report import score_table
     from glacier.train.segmenter import load_run
     from glacier.train.start import newest_run
 
-    folders = runs or (newest_run(),)
-    trained = [load_run(folder) for folder in folders]
-    opened = store_of(trained[0].config, store)
     with join_ranks() as ranks:
+        trained = runs_from_main(ranks, lambda: [load_run(run) for run in runs or (newest_run(),)])
+        opened = open_same(ranks, lambda: store_of(trained[0].config, store))
         rated = evaluate_runs(
             trained, opened, split, ranks, pixels=pixels, tta=tta, track=console.bar  # type: ignore[arg-type]
         )  # fmt: skip
@@ -353,7 +352,7 @@ def evaluate(
     if as_json:
         click.echo(json.dumps({**rated.to_json(), "pixels": pixels, "split": split, "tta": tta}))
         return
-    names = ", ".join(map(str, folders))
+    names = ", ".join(map(str, runs or (newest_run(),)))
     title = f"{names} on {opened.name}, {split} tiles{', eight symmetries' if tta else ''}"
     console.out.print(score_table(rated, title, pixels))
     if split == "val":

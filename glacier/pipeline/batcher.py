@@ -36,9 +36,8 @@ class Source(Protocol):
         """Read one window per sample into `out`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one step works on."""
+class Batch(NamedTuple):
+    """What one step works on: `image, label, samples`."""
 
     image: Tensor
     """(N, C, H, W), channels_last"""

@@ -36,6 +36,9 @@ AHEAD = 2
 class Loader:
     """Training batches of one rank. Iterate it for an epoch; the next time gives the next epoch.
 
+    A loop that is left early has had its epoch: the next is of the next, but for one after
+    `load_state_dict`, which goes on.
+
     Its state is three numbers, `seed`, `epoch` and `step`: see `state_dict`.
     """
 
@@ -127,10 +130,12 @@ class Loader:
         return self._plan(ease) if ease else self.plan
 
     def __iter__(self) -> Iterator[Any]:
-        """The current epoch's batches; once they are taken, the next is current.
+        """The current epoch's batches; once they are taken, or the loop is left, the next is current.
 
         From its first, or once after `load_state_dict` from where that state was taken.
         """
+        if self.step and not self._first:
+            self.epoch, self.step = self.epoch + 1, 0
         order, epoch, first, self._first = self.order(), self.epoch, self._first, 0
         steps = range(first, self.steps)
         parts = (rank_part(order, step, self.batch, self.rank, self.world) for step in steps)
@@ -204,10 +209,18 @@ def eased(epoch: int, epochs: int, anneal: float) -> float:
     return float(np.clip(1 - (epochs - 1 - epoch) / (anneal * epochs), 0, 1))
 
 
-def tile_feed(store: Store, tiles: NDArray[np.int64], *, batch: int, device: torch.device | str) -> Feed:
-    """Whole tiles, each once, in order and unmoved: for evaluation."""
+def tile_feed(
+    store: Store,
+    tiles: NDArray[np.int64],
+    *,
+    batch: int,
+    device: torch.device | str,
+    inputs: Inputs | None = None,
+) -> Feed:
+    """Whole tiles, each once, in order and unmoved: for evaluation. Raw codes, but for `inputs`."""
     order = tiles_in_order(tiles)
-    batcher = make_batcher(store, _window(store, store.meta.tile_size), largest=batch, device=device)
+    window = _window(store, store.meta.tile_size)
+    batcher = make_batcher(store, window, largest=batch, device=device, inputs=inputs)
     parts = (order[i : i + batch] for i in range(0, len(order), batch))
     return Feed(batcher, _ahead(store, parts), threads=store.threads)
 

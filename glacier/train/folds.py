@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from glacier.store.reader import Store
 from glacier.train import checkpoint
 from glacier.train.evaluate import evaluate_runs
 from glacier.train.loop import RESERVE, train
+from glacier.train.nodes import runs_from_main
 from glacier.train.ranks import Ranks
 from glacier.train.report import number
 from glacier.train.segmenter import Trained, load_run, read_trained
@@ -31,7 +33,7 @@ INIT = "init.pt"
 
 
 def train_folds(
-    config: Config, store: Store, out: Path, ranks: Ranks, stop: Stop, init: Trained | None
+    config: Config, store: Store, out: Path, ranks: Ranks, stop: Stop, init: Trained | None = None
 ) -> None:
     """Train `out/fold-0`, `out/fold-1`, …, each from where it stands; then write `out/summary.json`.
 
@@ -43,29 +45,32 @@ def train_folds(
         if init:
             init.save(out, INIT)
         write_text_whole(out / SETTINGS, config.to_toml())
-    ranks.wait()
-    if (out / INIT).is_file():
-        init = read_trained(out / INIT)
+    kept = runs_from_main(ranks, lambda: [read_trained(out / INIT)] if (out / INIT).is_file() else [])
     for fold in range(store.meta.folds):
         folder = out / f"fold-{fold}"
-        ranks.wait()
-        begun = (folder / checkpoint.LAST).is_file()
-        record = checkpoint.read(folder) if begun else None
+        record = ranks.from_main(partial(_begun, folder)) or None
         if ranks.main:
-            console.note(f"{folder}: {'goes on' if begun else f'fold {fold} of {store.meta.folds}'}")
+            console.note(f"{folder}: {'goes on' if record else f'fold {fold} of {store.meta.folds}'}")
         own = config.replaced("train", fold=fold)
-        history = train(own, store, folder, ranks, console.bar, init=init, resume=record, stop=stop)
+        history = train(
+            own, store, folder, ranks, console.bar, init=next(iter(kept), None), resume=record, stop=stop
+        )
         if len(history) < config.train.epochs or stop.due(ranks, RESERVE):
             if ranks.main:
                 console.note(
                     f"{out}: stopped in fold {fold} and saved; go on with `glacier train --resume {out}`"
                 )
             return
-    ranks.wait()
-    rated = [score_fold(load_run(out / f"fold-{k}"), store, ranks) for k in range(store.meta.folds)]
+    runs = runs_from_main(ranks, lambda: [load_run(out / f"fold-{k}") for k in range(store.meta.folds)])
+    rated = [score_fold(run, store, ranks) for run in runs]
     if ranks.main:
         write_text_whole(out / SUMMARY, json.dumps(summary(rated), indent=1) + "\n")
         console.out.print(fold_table(rated, f"{out}: {len(rated)} spatial folds of {store.name}"))
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    """A fold's `last.pt`, or nothing where it has not begun."""
+    return checkpoint.read(folder) if (folder / checkpoint.LAST).is_file() else {}
 
 
 def score_fold(run: Trained, store: Store, ranks: Ranks) -> Scores:

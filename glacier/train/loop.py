@@ -14,6 +14,7 @@ from glacier.store.reader import Store
 from glacier.train import checkpoint
 from glacier.train.evaluate import evaluate_tiles, judge
 from glacier.train.history import Epoch, best_of
+from glacier.train.nodes import runs_from_main
 from glacier.train.ranks import Ranks
 from glacier.train.records import Records
 from glacier.train.report import EpochTable
@@ -195,8 +196,8 @@ class Run:
         """Choose thresholds for the best weights, on the validation fold."""
         if self.config.train.thresholds:
             self._stop_if_due(2 * self.longest)
-            self.ranks.wait()
-            best = load_run(self.out).without_thresholds()
+            [kept] = runs_from_main(self.ranks, lambda: [load_run(self.out)])
+            best = kept.without_thresholds()
             segmenter = best.segmenter(self.trainer.segmenter.inputs).to(self.ranks.device)
             val, precision = self.trainer.tiles.val, self.config.train.precision
             offsets = choose_thresholds(segmenter, self.store, val, self.ranks, precision=precision)

@@ -1,17 +1,26 @@
-"""The processes of one training, and sums over them. Alone, every sum is its own."""
+"""The processes of one training, on one machine or several: sums over them, and what they tell each other.
 
+Alone, every sum is its own.
+"""
+
+import io
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from glacier.errors import UsageError
+from glacier.errors import GlacierError, UsageError
 from glacier.machine import cores
+
+LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""Of these, one is in what gloo raises once another rank has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +76,73 @@ class Ranks:
         if self.world > 1:
             dist.barrier()
 
+    def gather(self, text: str) -> list[str]:
+        """Every rank's `text`, by rank."""
+        if self.world == 1:
+            return [text]
+        mine = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8)
+        length = torch.tensor([len(mine)])
+        lengths = [torch.empty_like(length) for _ in range(self.world)]
+        dist.all_gather(lengths, length)
+        padded = torch.zeros(int(max(lengths)), dtype=torch.uint8)
+        padded[: len(mine)] = mine
+        every = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(every, padded)
+        return [part.numpy().tobytes().rstrip(b"\0").decode() for part in every]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What goes wrong on one rank within goes wrong on all, so that none waits for one that has ended.
+
+        Ranks must not wait for each other within.
+
+        Raises:
+            GlacierError: on a rank where nothing is wrong, what is on the first where something is.
+        """
+        mine: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            mine = error
+        said = self.gather("" if mine is None else json.dumps([str(mine), isinstance(mine, UsageError)]))
+        if mine is not None:
+            raise mine
+        for rank, words in enumerate(said):
+            if words:
+                message, usage = json.loads(words)
+                raise (UsageError if usage else GlacierError)(f"rank {rank}: {message}")
+
+    def from_main(self, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `make` gives on rank 0, on every rank: others need not see rank 0's files.
+
+        Args:
+            make: gives plain values and tensors on the CPU, by name; called on rank 0 alone.
+
+        Raises:
+            GlacierError: `make` does.
+        """
+        if self.world == 1:
+            return make()
+        content = io.BytesIO()
+        with self.together():
+            if self.main:
+                torch.save(make(), content)
+        length = torch.tensor([content.tell()])
+        dist.broadcast(length, 0)
+        held = bytearray(content.getbuffer()) if self.main else bytearray(int(length))
+        dist.broadcast(torch.frombuffer(held, dtype=torch.uint8), 0)
+        record: dict[str, Any] = torch.load(io.BytesIO(held), weights_only=True)
+        return record
+
 
 @contextmanager
 def join_ranks() -> Iterator[Ranks]:
-    """The ranks that torchrun started; one alone without it."""
+    """The ranks that torchrun started; one alone without it.
+
+    Raises:
+        UsageError: more processes than GPUs on this machine.
+        GlacierError: another rank has ended.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -91,5 +163,12 @@ def join_ranks() -> Iterator[Ranks]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=device if cuda else None)
     try:
         yield Ranks(dist.get_rank(), world, device)
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or any(words in str(error) for words in LOST)):
+            raise
+        raise GlacierError(
+            f"rank {os.environ.get('RANK')} of {world} has lost another, whose own output says why; "
+            "go on from the last checkpoint with --resume"
+        ) from error
     finally:
         dist.destroy_process_group()

@@ -125,8 +125,16 @@ class Trained:
 
     def save(self, folder: Path, name: str = CHECKPOINT) -> None:
         """Write it into a folder, whole or not at all."""
-        weights = {key: value.cpu() for key, value in self.weights.items()}
-        write_whole({**self.about(), "weights": weights}, folder / name)
+        write_whole(self.to_record(), folder / name)
+
+    def to_record(self) -> dict[str, Any]:
+        """All of it, as plain values and tensors on the CPU."""
+        return {**self.about(), "weights": {key: value.cpu() for key, value in self.weights.items()}}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any], where: str) -> Self:
+        """The inverse of `to_record`."""
+        return cls.from_about(record, record["weights"], where)
 
     def with_thresholds(self, thresholds: Sequence[float]) -> "Trained":
         """The same with other thresholds."""
@@ -203,7 +211,7 @@ def read_trained(file: Path) -> Trained:
     """
     record = read_record(file)
     try:
-        return Trained.from_about(record, record["weights"], str(file))
+        return Trained.from_record(record, str(file))
     except GlacierError:
         raise
     except Exception as error:  # whatever a record of other making lacks

@@ -17,6 +17,7 @@ from glacier.train import checkpoint, folds
 from glacier.train.evaluate import store_of
 from glacier.train.history import Epoch, best_of
 from glacier.train.loop import train
+from glacier.train.nodes import open_same, runs_from_main
 from glacier.train.ranks import Ranks, join_ranks
 from glacier.train.segmenter import CHECKPOINT, load_run
 from glacier.train.stop import Stop
@@ -36,8 +37,8 @@ class Request:
     """The fold held out, or `all`: one run after the other."""
     settings: tuple[str, ...] = ()
     """section.key=value"""
-    resume: Path | None = None
-    """A run to go on with."""
+    resume: Path | str | None = None
+    """A run to go on with; an empty text for the newest."""
     init: Path | None = None
     """A run, or an exported file, to start from."""
     limit: float | None = None
@@ -58,36 +59,46 @@ def start_training(request: Request) -> Path:
 
 
 def _start(request: Request, ranks: Ranks, stop: Stop) -> Path:
-    config, store, why = _resolved(request)
-    init = load_run(request.init) if request.init else None
-    folder = request.out or new_run(Path(store.name).stem)
+    begun = ranks.from_main(lambda: _begin(request))
+    config, folder = Config.from_dict(begun["config"], "rank 0's settings"), Path(begun["folder"])
+    store = open_same(ranks, lambda: Store(request.store or config.data.store))
+    init = runs_from_main(ranks, lambda: [load_run(request.init)] if request.init else [])
+    if ranks.main:
+        folder.mkdir(parents=True, exist_ok=True)
+        console.note(
+            f"{store.path}: {len(store)} tiles; {begun['why']}; {ranks.world} x {ranks.device.type}"
+        )
+        console.note(config.to_toml())
+    if request.fold == "all":
+        folds.train_folds(config, store, folder, ranks, stop, *init)
+        return folder
+    history = train(config, store, folder, ranks, console.bar, init=next(iter(init), None), stop=stop)
+    _say(folder, config, history, ranks)
+    return folder
+
+
+def _begin(request: Request) -> dict[str, str | dict[str, Any]]:
+    """Settings, where they are from, and a folder for the run."""
+    config, name, why = _resolved(request)
+    folder = request.out or new_run(Path(name).stem)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise GlacierError(
             f"{folder}: exists; give a new folder with --out, or go on with --resume {folder}"
         )
-    ranks.wait()
-    if ranks.main:
-        folder.mkdir(parents=True, exist_ok=True)
-        console.note(f"{store.path}: {len(store)} tiles; {why}; {ranks.world} x {ranks.device.type}")
-        console.note(config.to_toml())
-    if request.fold == "all":
-        folds.train_folds(config, store, folder, ranks, stop, init)
-        return folder
-    _say(folder, config, train(config, store, folder, ranks, console.bar, init=init, stop=stop), ranks)
-    return folder
+    return {"config": config.to_dict(), "folder": str(folder), "why": why}
 
 
-def _resolved(request: Request) -> tuple[Config, Store, str]:
-    """Settings, the store, and where the settings are from."""
+def _resolved(request: Request) -> tuple[Config, str, str]:
+    """Settings, the store's name, and where the settings are from."""
     default = "hkh_pretrain" if torch.cuda.is_available() else "demo"
     one = request.fold is not None and request.fold != "all"
     given = [*request.settings, *([f"train.fold={request.fold}"] if one else [])]
     config = Config.load(found(request.config) if request.config else shipped(default), given)
-    store = Store(request.store or config.data.store or only_store(Path()))
-    config = config.replaced("data", store=str(store.path))
-    if request.config is None:
-        config = _fitted(config, store, parse_settings(given))
-    return config, store, f"the {default} settings" if request.config is None else str(request.config)
+    with Store(request.store or config.data.store or only_store(Path())) as store:
+        config = config.replaced("data", store=str(store.path))
+        if request.config is None:
+            config = _fitted(config, store, parse_settings(given))
+    return config, store.name, f"the {default} settings" if request.config is None else str(request.config)
 
 
 def _fitted(config: Config, store: Store, given: Mapping[str, Any]) -> Config:
@@ -102,37 +113,38 @@ def _fitted(config: Config, store: Store, given: Mapping[str, Any]) -> Config:
 
 def _resume(request: Request, ranks: Ranks, stop: Stop) -> Path:
     """Go on with a run; in a new folder, if one is given."""
-    source = request.resume or Path()
-    if request.config or request.init:
-        raise UsageError("--resume goes on with a run's own settings; leave out --config and --init")
-    folder = request.out or source
-    if folder.resolve() != source.resolve():
-        ranks.wait()
-        if ranks.main:
-            _copy(source, folder)
-        ranks.wait()
-    settings = parse_settings(request.settings)
-    if folds.is_cross_validation(folder):
-        if request.fold not in (None, "all"):
-            raise UsageError(
-                f"--fold {request.fold}: {folder} holds all folds; leave it out, or resume one of them"
-            )
-        record = {"about": {"config": folds.read_config(folder)}}
-        config = checkpoint.resumed_config(record, settings, "--resume")
-        store = store_of(config, request.store)
-        folds.train_folds(config.replaced("data", store=str(store.path)), store, folder, ranks, stop, None)
-        return folder
-    if request.fold is not None:
-        raise UsageError("--resume goes on with a run's own fold; leave out --fold")
-    record = checkpoint.read(folder)
-    config = checkpoint.resumed_config(record, settings, "--resume")
-    store = store_of(config, request.store)
+    begun = ranks.from_main(lambda: _begin_again(request))
+    folder, record = Path(begun["folder"]), begun["record"]
+    config = checkpoint.resumed_config(record, parse_settings(request.settings), "--resume")
+    store = open_same(ranks, lambda: store_of(config, request.store))
     config = config.replaced("data", store=str(store.path))
+    if begun["all folds"]:
+        folds.train_folds(config, store, folder, ranks, stop)
+        return folder
     if ranks.main:
         done, step = len(record["history"]), record["state"]["loader"]["step"]
         console.note(f"{folder}: goes on after {done} of {config.train.epochs} epochs and {step} steps")
     _say(folder, config, train(config, store, folder, ranks, console.bar, resume=record, stop=stop), ranks)
     return folder
+
+
+def _begin_again(request: Request) -> dict[str, Any]:
+    """The run to go on with, where it is to be, and what is known of it."""
+    if request.config or request.init:
+        raise UsageError("--resume goes on with a run's own settings; leave out --config and --init")
+    source = Path(request.resume) if request.resume else newest_run(checkpoint.LAST)
+    folder = request.out or source
+    if folder.resolve() != source.resolve():
+        _copy(source, folder)
+    every = folds.is_cross_validation(folder)
+    if every and request.fold not in (None, "all"):
+        raise UsageError(
+            f"--fold {request.fold}: {folder} holds all folds; leave it out, or resume one of them"
+        )
+    if not every and request.fold is not None:
+        raise UsageError("--resume goes on with a run's own fold; leave out --fold")
+    about = {"about": {"config": folds.read_config(folder)}} if every else None
+    return {"folder": str(folder), "all folds": every, "record": about or checkpoint.read(folder)}
 
 
 def _copy(source: Path, folder: Path) -> None:

@@ -296,6 +296,62 @@ def test_a_loop_that_takes_just_the_epochs_batches_goes_on_to_the_next(store):
     assert first != second
 
 
+def test_a_loop_that_is_left_early_has_had_its_epoch(store):
+    """As with PyTorch's loader: what comes is new. Only a state brings a loader back into an epoch."""
+    whole, left = raw_loader(store), raw_loader(store)
+    epochs = [[b.samples.tobytes() for b in whole] for _ in range(3)]
+    for number, taken in enumerate((1, 3, 2)):
+        assert [b.samples.tobytes() for _, b in zip(range(taken), left, strict=False)] == epochs[number][
+            :taken
+        ]
+    state = left.state_dict()
+    assert (state["epoch"], state["step"]) == (2, 2)
+    left.load_state_dict(state)
+    assert [b.samples.tobytes() for b in left] == epochs[2][2:]
+    assert not threads()
+
+
+def test_several_loaders_share_a_store(store):
+    """Training and validation side by side give what each gives alone."""
+    train, other = (glacier.loader(store, batch=4, seed=seed, samples_per_epoch=32) for seed in (0, 1))
+    val = glacier.tiles(store, batch=2)
+    alone = [[b.image.clone() for b in one] for one in (train, other, val)]
+    train.load_state_dict({**train.state_dict(), "epoch": 0})
+    other.load_state_dict({**other.state_dict(), "epoch": 0})
+    for number, batches in enumerate(zip(train, other, val, strict=False)):
+        for batch, before in zip(batches, alone, strict=True):
+            assert torch.equal(batch.image, before[number])
+
+
+def test_tiles_to_validate_come_once_each_standardised_as_in_training(store):
+    tiles = glacier.tiles(store, batch=3, fold=1)
+    expected = split(store, 1)
+    inputs = Inputs(store.meta.bands, statistics(store, expected.train))
+    for _ in range(2):  # as often as one likes
+        batches = list(tiles)
+        assert len(batches) == len(tiles)
+        assert np.concatenate([b.samples["tile"] for b in batches]).tolist() == expected.val.tolist()
+        for image, label, samples in batches:
+            raw = torch.from_numpy(np.stack([store.image(int(t)) for t in samples["tile"]]))
+            torch.testing.assert_close(image, inputs(raw.permute(0, 3, 1, 2)))
+            np.testing.assert_array_equal(label, [store.label(int(t)) for t in samples["tile"]])
+    next(iter(tiles))  # and left
+    assert not threads()
+
+
+def test_ranks_share_the_tiles_to_validate(store):
+    parts = [glacier.tiles(store, batch=2, split="all", rank=r, world=5) for r in range(5)]
+    seen = [int(t) for part in parts for batch in part for t in batch.samples["tile"]]
+    assert sorted(seen) == list(range(len(store)))
+    assert [len(part) for part in parts] == [4, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("options", [{"batch": 0}, {"rank": 2, "world": 2}, {"rank": -1}])
+def test_tiles_refuse_what_does_not_fit(store, options):
+    with pytest.raises(UsageError, match="expected one tile or more, and ranks from 0"):
+        glacier.tiles(store, **{"batch": 4} | options)
+
+
 def test_a_feed_that_nobody_iterates_starts_no_thread(store):
     tile_feed(store, np.arange(3), batch=1, device="cpu").close()
     assert not threads()
