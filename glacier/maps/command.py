@@ -22,6 +22,7 @@ from glacier.scenes.layouts import Layout, find_scenes
 from glacier.scenes.read import gdal_settings
 from glacier.scenes.scene import Scene
 from glacier.train.members import Members, gather
+from glacier.train.nodes import runs_from_main
 from glacier.train.ranks import Ranks, join_ranks
 from glacier.train.segmenter import load_run
 
@@ -57,24 +58,26 @@ def predict_all(request: MapRequest) -> list[Path]:
     Raises:
         GlacierError: no such run or source, bands that are missing, or `out` holds something else.
     """
-    members = gather([load_run(run) for run in request.runs], request.window)
-    output = _output(request, members)
-    scenes = find_scenes(
-        request.source,
-        layout=request.layout,
-        labelled=False,
-        glcm=request.glcm,
-        bands=members.selection,
-    )
     with join_ranks() as ranks, ExitStack() as stack:
-        if ranks.main:
-            stack.enter_context(locked(request.out))
-            output.missing(scenes)
-            shutil.rmtree(output.aside, ignore_errors=True)
-            output.aside.mkdir(parents=True)
-        ranks.wait()
-        todo = [scenes[i] for i in output.missing(scenes)]
-        ranks.wait()  # until all have seen what there was before any adds to it
+        runs = runs_from_main(ranks, lambda: [load_run(run) for run in request.runs])
+        with ranks.together():
+            members = gather(runs, request.window)
+            output = _output(request, members)
+            scenes = find_scenes(
+                request.source,
+                layout=request.layout,
+                labelled=False,
+                glcm=request.glcm,
+                bands=members.selection,
+            )
+        with ranks.together():
+            if ranks.main:
+                stack.enter_context(locked(request.out))
+                output.missing(scenes)
+                shutil.rmtree(output.aside, ignore_errors=True)
+                output.aside.mkdir(parents=True)
+        with ranks.together():  # all see what there is before any adds to it
+            todo = [scenes[i] for i in output.missing(scenes)]
         start = time.perf_counter()
         if todo:
             _map(members, todo, output, request, ranks)
