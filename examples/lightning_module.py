@@ -19,7 +19,7 @@ class Tiles(lightning.LightningDataModule):
     stands goes into its checkpoints.
     """
 
-    def __init__(self, path: str, batch: int = 8, samples: int = 200) -> None:
+    def __init__(self, path: str, batch: int = 8, samples: int = 100) -> None:
         super().__init__()
         self.store = glacier.open(path)
         self.batch, self.samples = batch, samples
