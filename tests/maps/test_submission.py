@@ -103,13 +103,15 @@ def guarded() -> list[str]:
             left += [re.match(r"[\w.-]+", need)[0] for need in needs]
     refused = [m for m, of in known.items() if not {re.sub("[-_.]+", "-", n).lower() for n in of} & allowed]
     program = (
-        "import runpy, sys\n"
+        "import re, runpy, sys\n"
         f"refused = {sorted({*refused, 'glacier'})!r}\n"
+        f"allowed = {sorted(allowed)!r}\n"
         "class Guard:\n"
         "    def __init__(self, finder):\n"
         "        self.finder = finder\n"
-        "    def __getattr__(self, name):\n"
-        "        return getattr(self.finder, name)\n"
+        "    def find_distributions(self, context):\n"
+        "        found = getattr(self.finder, 'find_distributions', lambda context: [])(context)\n"
+        "        return (d for d in found if re.sub('[-_.]+', '-', d.name).lower() in allowed)\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        hidden = name.split('.')[0] in refused\n"
         "        return None if hidden else self.finder.find_spec(name, path, target)\n"
