@@ -5,6 +5,7 @@ segmentation_models_pytorch, and opencv-python for files that tifffile cannot re
 """
 
 import argparse
+import os
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -203,9 +204,9 @@ def read_pixels(path: Path) -> NDArray[np.generic]:
         try:
             return np.asarray(page.asarray())
         except ValueError as error:
+            os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # it would warn of every tag of GDAL's
             import cv2
 
-            cv2.setLogLevel(2)  # errors; it would warn of each tag that is GDAL's
             values, dtype = cv2.imread(str(path), cv2.IMREAD_UNCHANGED), np.dtype(page.dtype)
             if values is None or values.shape != page.shape or values.itemsize != dtype.itemsize:
                 raise GlacierError(f"{path}: cannot be read by tifffile ({error}) nor by OpenCV") from error
