@@ -1,5 +1,6 @@
 """What people are told to run is what runs: README, Makefile, continuous integration, hooks, guides."""
 
+import os
 import re
 import subprocess
 import sys
@@ -25,9 +26,10 @@ def runs(job):
 
 
 def made(target, variables=""):
-    """Commands that `make TARGET` would run in a clone."""
+    """Commands that `make TARGET` would run in a clone; what an outer make was told is not handed on."""
     command = ["make", "--dry-run", "--always-make", *variables.split(), target]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    env = {"PATH": os.environ["PATH"]}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
 
 
 def test_continuous_integration_runs_the_commands_of_the_readme():
