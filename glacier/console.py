@@ -36,7 +36,8 @@ def bar(what: str, total: int | None) -> Iterator[Advance]:
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+    # not err.is_terminal: notebooks set FORCE_COLOR, and would keep each frame of the bar as lines
+    with Progress(*columns, console=err, transient=True, disable=not err.file.isatty()) as progress:
         task = progress.add_task(escape(what), total=total)
         yield lambda: progress.advance(task)
 

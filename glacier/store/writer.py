@@ -127,7 +127,8 @@ class StoreWriter:
             label.finish()
             self._hold_note()
         kept = io.BytesIO()
-        np.savez(kept, allow_pickle=False, **{k: np.stack([s[k] for s in small]) for k in small[0]})
+        # NumPy 2.0 would take allow_pickle for one more array
+        np.savez(kept, **{k: np.stack([s[k] for s in small]) for k in small[0]})  # type: ignore[arg-type]
         self.folder.put(_kept(shard), kept.getvalue())
 
     def _hold_note(self) -> None:
