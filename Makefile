@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 
-.PHONY: demo test test-slow bench install lint clean
+.PHONY: demo test test-slow bench docs install lint clean
 
 demo: install
 	$(BIN)/glacier demo
@@ -20,6 +20,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: install
 	$(BIN)/python benchmarks/throughput.py
 
@@ -31,4 +34,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf demo runs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo runs build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

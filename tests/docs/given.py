@@ -3,47 +3,29 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyogrio
 import shapely
 from rasterio.features import shapes
 
-from glacier.synth.write import CRS, NODATA, synthesise, write_synthetic
+from glacier.synth.write import CODES, CRS, NODATA, synthesise, write_synthetic
 from tests.docs.pages import ROOT
 from tests.helpers import make_store, write_raster
 from tests.integration.server import Bucket, serve_bucket
 
 RELEASE = "https://storage.googleapis.com/public-datasets-lila/icimod-glacier-mapping/hkh_patches.tar.gz"
-CODES = {"B2": "blue", "B3": "green", "B4": "red", "B6": "swir1", "B10": "thermal"}
+NOTHING: Mapping[str, str] = {}
 KINDS = {85: "Clean ice", 170: "Debris"}
 
 
 class Given:
-    """What can be named in `<!-- given: … -->`, and the environment that pages are run in."""
-
-    MAKERS = {
-        "hkh/": lambda self, out: write_synthetic(out, layout="hkh", seed=0, count=3, size=128),
-        "hkh_patches.tar.gz": lambda self, out: shutil.copy(self.made("hkh/") / out.name, out),
-        "hkh.zarr": lambda self, out: make_store(self.made("tiles/"), out, tile_size=64),
-        "runs/hkh-1": lambda self, out: self.train(out),
-        "runs/hkh-2": lambda self, out: shutil.copytree(self.made("runs/hkh-1"), out),
-        "tiles/": lambda self, out: write_synthetic(out, layout="bands", seed=5, count=9, size=128),
-        "mine.zarr": lambda self, out: make_store(self.made("mine/"), out, tile_size=64),
-        "mine/": lambda self, out: write_synthetic(out, layout="bands", seed=6, count=9, size=128),
-        "scenes/": lambda self, out: write_synthetic(out, layout="scenes", seed=5, count=2, size=128),
-        "new_scenes/": lambda self, out: write_synthetic(out, layout="scenes", seed=7, count=1, size=128),
-        "landsat/": lambda self, out: landsat(out, 1, 2),
-        "more/": lambda self, out: landsat(out, 3),
-        "outlines.gpkg": lambda self, out: outlines(out),
-        "inventory.shp": lambda self, out: outlines(out),
-        "s3://scenes/hills/": lambda self, out: self.put_source(out),
-    }
-    NAMES = {"train_on": "def train_on(image, label): ..."}
-    """Names in the blocks of Python, and what stands for them."""
+    """What `<!-- given: … -->` names, and the environment that pages are run in."""
 
     def __init__(self, folder: Path, programs: Path) -> None:
         self.folder, self.programs, self.stack = folder, programs, ExitStack()
@@ -56,7 +38,7 @@ class Given:
 
     @cached_property
     def bucket(self) -> Bucket:
-        """A bucket on a server of its own, with the release in it; the environment points there from now on."""
+        """A bucket on a server of its own, to which the environment points from now on."""
         return self.stack.enter_context(serve_bucket(self.folder / "server.txt"))
 
     @property
@@ -77,16 +59,13 @@ class Given:
         out = self.folder / name.replace("://", "/")
         if not out.exists():
             out.parent.mkdir(parents=True, exist_ok=True)
-            self.MAKERS[name](self, out)
+            MAKERS[name](self, out)
         return out
 
     def put(self, name: str, folder: Path) -> str:
         """Lay a thing into `folder`; what a block of Python needs of it."""
-        for shared in ("cli.py", "benchmarks"):
-            if not (folder / shared).exists():
-                (folder / shared).symlink_to(ROOT / shared)
-        if name in self.NAMES:
-            return self.NAMES[name]
+        if name in NAMES:
+            return NAMES[name]
         made, out = self.made(name), folder / name
         if name.startswith("s3://"):
             return ""
@@ -96,30 +75,46 @@ class Given:
             copy(file, out.parent / file.name)
         return ""
 
+    def store(self, out: Path, *, seed: int, count: int, size: int) -> None:
+        """A store of so many tiles of that size."""
+        source = out.parent / "sources" / out.stem
+        write_synthetic(source, layout="bands", seed=seed, count=count, size=size)
+        make_store(source, out, tile_size=size)
+
     def train(self, out: Path) -> None:
-        store = self.made("hkh.zarr")
-        subprocess.run(
-            ["glacier", "train", "--config", "demo", "--store", store.name, "--out", out.relative_to(store.parent)],
-            cwd=store.parent, env=self.environment, check=True, capture_output=True,
-        )  # fmt: skip
+        self.made("hkh.zarr")
+        command = [
+            self.programs / "glacier",
+            "train",
+            "--config",
+            "demo",
+            "--store",
+            "hkh.zarr",
+            "--out",
+            out,
+        ]
+        subprocess.run(command, cwd=self.folder, env=self.environment, check=True, capture_output=True)
 
     def put_source(self, out: Path) -> None:
         """The scenes in a bucket `scenes`, and an empty bucket `stores`."""
         out.mkdir(parents=True)
         for name in ("scenes", "stores"):
             self.bucket.client.create_bucket(Bucket=name)
-        source = self.made("scenes/")
+        source = self.made("hills/")
         for file in (file for file in source.rglob("*") if file.is_file()):
             self.bucket.client.upload_file(str(file), "scenes", f"hills/{file.relative_to(source)}")
 
 
-def landsat(out: Path, *places: int) -> None:
-    """A file per band, as Landsat 8 is handed out; the near infrared is red again."""
+def landsat(out: Path, *places: int, more: Mapping[str, str] = NOTHING, labels: bool = False) -> None:
+    """Scenes of a file per band, as Landsat 8's are handed out."""
     for place in places:
         scene = synthesise(5, 128, 128, place=place)
-        for code, role in {**CODES, "B5": "red"}.items():
-            file = out / f"LC08_L1TP_14004{place}_20200101_{code}.TIF"
-            write_raster(file, scene.view.bands[role], transform=scene.transform, crs=CRS, nodata=NODATA)
+        name = f"LC08_L1TP_14004{place}_20200101"
+        where = {"transform": scene.transform, "crs": CRS}
+        for code, role in {**{code: role for role, code in CODES.items()}, **more}.items():
+            write_raster(out / f"{name}_{code}.TIF", scene.view.bands[role], nodata=NODATA, **where)
+        if labels:
+            write_raster(out / f"{name}_label.tif", scene.label, **where)
 
 
 def outlines(out: Path) -> None:
@@ -129,10 +124,32 @@ def outlines(out: Path) -> None:
         scene = synthesise(5, 128, 128, place=place)
         found += [
             (KINDS[value], shapely.geometry.shape(shape))
-            for shape, value in shapes(scene.label, np.isin(scene.label, list(KINDS)), transform=scene.transform)
+            for shape, value in shapes(
+                scene.label, np.isin(scene.label, list(KINDS)), transform=scene.transform
+            )
         ]
     kinds, geometry = zip(*found, strict=True)
     pyogrio.raw.write(
         out, shapely.to_wkb(np.array(geometry)), [np.array(kinds, object)], ["kind"],
         geometry_type="Polygon", crs=CRS,
     )  # fmt: skip
+
+
+MAKERS: dict[str, Callable[[Any, Path], object]] = {
+    "hkh/": lambda given, out: write_synthetic(out, layout="hkh", seed=0, count=3, size=128),
+    "hkh_patches.tar.gz": lambda given, out: shutil.copy(given.made("hkh/") / out.name, out),
+    "hkh.zarr": lambda given, out: given.store(out, seed=5, count=16, size=256),
+    "runs/hkh-1": lambda given, out: given.train(out),
+    "runs/hkh-2": lambda given, out: shutil.copytree(given.made("runs/hkh-1"), out),
+    "tiles/": lambda given, out: write_synthetic(out, layout="bands", seed=5, count=9, size=128),
+    "mine.zarr": lambda given, out: given.store(out, seed=6, count=36, size=64),
+    "hills/": lambda given, out: landsat(out, 1, 2, labels=True),
+    "new_scenes/": lambda given, out: write_synthetic(out, layout="scenes", seed=7, count=1, size=128),
+    "landsat/": lambda given, out: landsat(out, 1, 2, more={"B5": "red"}),
+    "more/": lambda given, out: landsat(out, 3, labels=True),
+    "outlines.gpkg": lambda given, out: outlines(out),
+    "inventory.shp": lambda given, out: outlines(out),
+    "s3://scenes/hills/": lambda given, out: given.put_source(out),
+}
+NAMES = {"train_on": "def train_on(image, label): ..."}
+"""Names in the blocks of Python, and what stands for them."""

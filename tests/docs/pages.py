@@ -1,7 +1,7 @@
 """The code blocks of README and docs/, in the order a reader meets them.
 
-A page starts in an empty folder. `<!-- given: hkh/ runs/hkh-1 -->` starts another, which holds what is named:
-what a reader of that place has already. `<!-- slow given: … -->` is for blocks that take a minute or more.
+A page starts in an empty folder. `<!-- given: hkh/ runs/hkh-1 -->` starts another, which holds what readers
+have by then, as named. `<!-- slow given: … -->` is for blocks that take a minute or more.
 """
 
 import re
@@ -51,6 +51,8 @@ def parts_of(page: Path) -> list[Part]:
             raise ValueError(f"{page}:{line}: a block of {token.info!r}, expected {sorted(RUN | SHOWN)}")
         if token.type == "fence" and token.info in RUN:
             found[-1].blocks.append(Block(token.info, line + 1, token.content))
-        if token.type == "html_block" and (said := re.match(r"<!-- (slow )?given:(.*?)-->", token.content, re.S)):
+        if token.type == "html_block" and (
+            said := re.match(r"<!-- (slow )?given:(.*?)-->", token.content, re.S)
+        ):
             found.append(Part(page, line, tuple(said[2].split()), bool(said[1])))
     return [part for part in found if part.blocks]

@@ -28,10 +28,7 @@ def install(folder: Path) -> Path:
     """Put them into a folder for PATH."""
     folder.mkdir()
     for name in PROGRAMS:
-        (folder / name).write_text(
-            f"#!{sys.executable}\nimport sys\nfrom tests.docs.programs import main\n\nmain({name!r}, sys.argv[1:])\n"
-        )
+        code = f"import sys\nfrom tests.docs.programs import main\n\nmain({name!r}, sys.argv[1:])\n"
+        (folder / name).write_text(f"#!{sys.executable}\n{code}")
         (folder / name).chmod(0o755)
     return folder
-
-
