@@ -1,5 +1,6 @@
-"""A hook of MkDocs: pages may link to what lies beside docs/, and the site takes it along."""
+"""Hooks of MkDocs: pages may link to what lies beside docs/, and the site takes it along."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,3 +23,8 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Links that leave docs/ are one folder shorter on the site; those into docs/ too."""
     up = "../" * page.file.src_uri.count("/")
     return markdown.replace(f"]({up}../", f"]({up}").replace("](docs/", "](")
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """What click prints in columns (`\\b` in a command's help) stays in columns."""
+    return re.sub(r"<p>([^<]*\S {3,}\S[^<]*)</p>", r"<pre><code>  \1</code></pre>", html)
