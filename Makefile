@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 CONSTRAINTS ?= constraints.txt
 
-.PHONY: demo test test-slow bench install lint clean
+.PHONY: demo test test-slow bench docs install lint clean
 
 demo: install
 	$(BIN)/glacier demo
@@ -21,6 +21,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: install
 	$(BIN)/python benchmarks/throughput.py
 
@@ -32,4 +35,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf demo runs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo runs build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -67,8 +67,8 @@ def loader(
         fold: the fold held out.
         split: train, val or all.
         augment: none, d4 or affine; or `glacier.pipeline.augment.Augment`, which says how far it goes.
-        target: class -> share of the pixels you want to see, as in {"background": 0.6, "lake": 0.4};
-            None: all windows are equally likely.
+        target: class -> share of the pixels you want to see, as in {"background": 0.6, "lake": 0.4},
+            of every class there is; None: all windows are equally likely.
         repeats: how often a window may come in an epoch, at most, for the sake of the target.
         min_labelled: share of a window's area that must be labelled.
         seed: of order and augmentation.

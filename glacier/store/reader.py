@@ -61,6 +61,7 @@ class Store:
         self._place = Place(path)
         self.path = self._place.path
         self.meta = Meta.from_attributes(self._place.attributes(), self.path)
+        """What the store says of itself."""
         self.threads = threads or cores() * (FAR if self._place.objects else 1)
         """How many windows are decoded at a time."""
         size = self.meta.tile_size
