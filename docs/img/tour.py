@@ -60,13 +60,14 @@ def stored(store: Store, tile: int) -> None:
     raw = store.image(tile)
     bands = [enlarged(grey(band.unpack(raw[..., i])), SIDE) for i, band in enumerate(store.meta.bands)]
     label = enlarged(class_colours(store.label(tile), store.meta.classes), SIDE)
-    sheet(HERE / "tour-tile.png", [bands[:4], [*bands[4:], label]], title=f"Tile {tile}: seven bands and a label",
+    title = f"Tile {tile}: seven bands and a label"
+    sheet(HERE / "tour-tile.png", [bands[:4], [*bands[4:], label]], title=title,
           lines=[", ".join(store.meta.band_names) + ", label; dark is no data"],
           legend=[(c, "") for c in store.meta.classes])  # fmt: skip
     counts = store.histogram[tile].astype(np.float64)
     share = counts / counts.sum(axis=-1, keepdims=True).clip(min=1)
     columns = [enlarged((255 * share[..., [c] * 3]).astype(np.uint8), SIDE) for c in range(share.shape[-1])]
-    sheet(HERE / "tour-blocks.png", [[label, *columns]], title="Its histogram: labelled pixels per block of 32 px",
+    sheet(HERE / "tour-blocks.png", [[label, *columns]], title="Its histogram: shares by block of 32 px",
           heads=["label", *store.meta.class_names])  # fmt: skip
 
 
@@ -74,7 +75,9 @@ def drawn(store: Store, tile: int) -> None:
     """Samples of the tile, as a training loop gets them."""
     rows = []
     for augment in (Augment("d4"), Augment("affine", rotate=45, scale=0.3, shift=0.1)):
-        loader = glacier.loader(store, batch=1, patch=96, split="all", augment=augment, seed=2)
+        loader = glacier.loader(
+            store, batch=1, patch=96, split="all", augment=augment, samples_per_epoch=2000
+        )
         images, labels = [], []
         places = [s.band for s in stretches(store.meta.bands)]
         for batch in loader:
@@ -82,27 +85,31 @@ def drawn(store: Store, tile: int) -> None:
                 pixels = batch.image[0, places].permute(1, 2, 0).numpy().astype(np.float64)
                 shown = (255 * ((pixels + 2) / 4).clip(0, 1)).astype(np.uint8)
                 images.append(enlarged(shown, SIDE))
-                labels.append(enlarged(class_colours(batch.label[0].numpy(), store.meta.classes), SIDE))
+                label = class_colours(batch.label[0].numpy(), store.meta.classes)
+                labels.append(enlarged(label, SIDE))
         rows += [images, labels]
     sheet(HERE / "tour-batch.png", rows, title=f"Samples of tile {tile}: windows of 96 px",
-          lines=["above d4, below affine; standardised, from -2 to 2 standard deviations; labels beneath"])  # fmt: skip
+          lines=["above d4, below affine, labels beneath; shown from -2 to 2 standard deviations"])  # fmt: skip
 
 
 def mapped(store: Store, run: Path, tile: int) -> None:
     """What the network makes of it."""
     trained = load_run(run)
+    network = trained.segmenter().eval()
     raw = torch.from_numpy(np.ascontiguousarray(store.image(tile)))[None]
     with torch.inference_mode():
-        scores = trained.segmenter()(raw.permute(0, 3, 1, 2))
+        scores = network(raw.permute(0, 3, 1, 2))
     share = scores.softmax(dim=1)[0].numpy()
     columns = [enlarged((255 * s[..., None].repeat(3, axis=-1)).astype(np.uint8), SIDE) for s in share]
-    found = np.where(store.label(tile) == IGNORE, IGNORE, scores[0].argmax(dim=0).numpy()).astype(np.uint8)
+    found = scores[0].argmax(dim=0).numpy().astype(np.uint8)
+    found[store.label(tile) == IGNORE] = IGNORE
     pictures = [enlarged(tile_picture(store, tile), SIDE)]
     pictures += [enlarged(class_colours(x, store.meta.classes), SIDE) for x in (store.label(tile), found)]
     sheet(HERE / "tour-shares.png", [columns], title="Shares of the classes, pixel by pixel",
           heads=store.meta.class_names)  # fmt: skip
-    sheet(HERE / "tour-map.png", [pictures], title=f"Tile {tile} and its map",
-          heads=["swir1, red, blue", "label", "map"], legend=[(c, "") for c in store.meta.classes])  # fmt: skip
+    heads = ["swir1, red, blue", "label", "map"]
+    sheet(HERE / "tour-map.png", [pictures], title=f"Tile {tile} and its map", heads=heads,
+          legend=[(c, "") for c in store.meta.classes])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -26,5 +26,5 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """What click prints in columns (`\\b` in a command's help) stays in columns."""
+    """What click prints in columns stays in columns."""
     return re.sub(r"<p>([^<]*\S {3,}\S[^<]*)</p>", r"<pre><code>  \1</code></pre>", html)
