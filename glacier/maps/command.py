@@ -70,6 +70,11 @@ def predict_all(request: MapRequest) -> list[Path]:
                 glcm=request.glcm,
                 bands=members.selection,
             )
+            if request.polygons and (nowhere := [s.name for s in scenes if not s.grid.crs]):
+                raise UsageError(
+                    f"--polygons: scene {nowhere[0]} names no CRS, expected one to measure areas in; leave "
+                    "--polygons out"
+                )
         with ranks.together():
             if ranks.main:
                 stack.enter_context(locked(request.out))

@@ -68,6 +68,7 @@ def _record(runs: Sequence[Trained], tta: bool) -> dict[str, Any]:
                 "it, by --set data.bands"
             )
     names = [c.name for c in members.classes]
+    single = sum(value.numel() * 4 for run in runs for value in run.weights.values())
     return {
         "made_by": f"glacier {__version__}",
         "tta": tta,
@@ -75,5 +76,5 @@ def _record(runs: Sequence[Trained], tta: bool) -> dict[str, Any]:
         "values": [c.value for c in members.classes],
         "fill": names.index("background") if "background" in names else 0,
         "bands": dict(members.selection),
-        "members": [packed(run) for run in runs],
+        "members": [packed(run, half=single > 0.95 * LIMIT) for run in runs],
     }

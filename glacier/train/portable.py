@@ -1,4 +1,4 @@
-"""A run as plain values and half-precision tensors, and the segmenter that they make again."""
+"""A run as plain values and tensors, and the segmenter that they make again."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,15 +16,15 @@ from glacier.train.export import halved
 from glacier.train.segmenter import Segmenter, Trained
 
 
-def packed(trained: Trained) -> dict[str, Any]:
-    """What `unpacked` needs of a run: nothing that is executed when it is read."""
+def packed(trained: Trained, *, half: bool) -> dict[str, Any]:
+    """What `unpacked` needs of a run, in half precision or as it is: nothing that reading would execute."""
     return {
         "bands": [{"name": band.name, "role": band.role, "code": band.code} for band in trained.bands],
         "statistics": [asdict(s) for s in trained.statistics],
         "inputs": asdict(trained.config.inputs),
         "model": asdict(trained.config.model),
         "offset": [p + t for p, t in zip(trained.prior, trained.thresholds, strict=True)],
-        "weights": {name: halved(value) for name, value in trained.weights.items()},
+        "weights": {k: halved(v) if half else v.cpu() for k, v in trained.weights.items()},
     }
 
 

@@ -22,7 +22,6 @@ from glacier.config import Config, shipped
 from glacier.maps import flatten, solution, submission
 from glacier.maps.submission import write_submission
 from glacier.scenes.files import read_bands
-from glacier.train.export import export
 from glacier.train.loop import train
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import load_run
@@ -47,8 +46,7 @@ def runs(store, tmp_path_factory) -> list[Path]:
     seven = ["train.epochs=1", "train.samples_per_epoch=4"]
     for name, settings in (("five", [five]), ("two", [*two, 'inputs.contrast=["blue"]']), ("seven", seven)):
         train(Config.load(shipped("demo"), [*SMALL, *settings]), store, folder / name, ALONE)
-        export(load_run(folder / name), folder / f"{name}.safetensors")
-    return [folder / f"{name}.safetensors" for name in ("five", "two", "seven")]
+    return [folder / name for name in ("five", "two", "seven")]
 
 
 @pytest.fixture(scope="module")
@@ -173,12 +171,28 @@ def test_nothing_else_can_be_imported(tmp_path):
     assert "No module named 'rasterio'" in run_solution([tmp_path / "solution.py"]).stderr
 
 
-def test_weights_in_half_precision_change_next_to_nothing(runs, tiles, tmp_path, call):
-    whole = runs[0].with_suffix("")
-    for run, out in ((whole, "a"), (runs[0], "b")):
+def test_weights_that_would_be_too_many_are_halved(runs, tiles, tmp_path, call, monkeypatch):
+    """As those of an exported run are; that changes next to nothing."""
+    monkeypatch.setattr(submission, "LIMIT", 3e6)
+    write_submission([load_run(runs[0])], tmp_path / "sub", tta=False)
+    record = torch.load(tmp_path / "sub" / "model.pth", weights_only=True)
+    assert {v.dtype for v in record["members"][0]["weights"].values()} == {torch.float16, torch.int64}
+    run_solution(
+        [
+            tmp_path / "sub" / "solution.py",
+            tiles,
+            tmp_path / "sub" / "model.pth",
+            "--output",
+            tmp_path / "own",
+        ]
+    )
+    assert call("export", runs[0], "half.safetensors").exit_code == 0
+    for run, out in (("half.safetensors", "half"), (runs[0], "whole")):
         assert call("predict", run, tiles, out, "--fill", "background").exit_code == 0
-    a, b = masks_in(tmp_path / "a"), masks_in(tmp_path / "b")
-    assert np.mean([(a[name] == b[name]).mean() for name in a]) > 0.998
+    own, half, whole = (masks_in(tmp_path / name) for name in ("own", "half", "whole"))
+    for name, mask in own.items():
+        np.testing.assert_array_equal(mask, half[name])
+    assert np.mean([(own[name] == whole[name]).mean() for name in own]) > 0.998
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +205,7 @@ def submitted(runs, tmp_path_factory) -> Path:
 def test_reading_weights_executes_nothing(submitted):
     record = torch.load(submitted / "model.pth", weights_only=True)
     kinds = {v.dtype for v in record["members"][0]["weights"].values()}
-    assert kinds == {torch.float16, torch.int64}
+    assert kinds == {torch.float32, torch.int64}
 
 
 def test_the_code_is_clean_and_names_nothing_that_is_not_there(submitted):
