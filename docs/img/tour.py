@@ -88,8 +88,8 @@ def drawn(store: Store, tile: int) -> None:
                 label = class_colours(batch.label[0].numpy(), store.meta.classes)
                 labels.append(enlarged(label, SIDE))
         rows += [images, labels]
-    sheet(HERE / "tour-batch.png", rows, title=f"Samples of tile {tile}, 96 px",
-          lines=["above d4, below affine, labels beneath; -2 to 2 standard deviations"])  # fmt: skip
+    lines = ["above d4, below affine, labels beneath; shown from -2 to 2 standard deviations"]
+    sheet(HERE / "tour-batch.png", rows, title=f"Samples of tile {tile}: windows of 96 px", lines=lines)
 
 
 def mapped(store: Store, run: Path, tile: int) -> None:
