@@ -111,14 +111,19 @@ from glacier.train.evaluate import judge
 from glacier.train.ranks import join_ranks
 from glacier.train.trainer import Trainer
 
-store, found = Store(sys.argv[1]), {}
-with join_ranks() as ranks:
-    for name in sys.argv[3].split(","):
-        config = Config.load(shipped("demo"), [*sys.argv[4:], "loss.terms={" + name + "=1.0}"])
+def scores(ranks, terms, settings):  # whose reducers are gone before the ranks part
+    found = {}
+    for name in terms:
+        config = Config.load(shipped("demo"), [*settings, "loss.terms={" + name + "=1.0}"])
         trainer = Trainer(config, store, ranks)
         list(trainer.train(lambda: None))
         rated = judge(trainer.judged(0), store, np.arange(7), ranks, trainer.loss, 0)
         found[name] = [trainer.losses, rated.loss, rated.matrix.tolist()]
+    return found
+
+store = Store(sys.argv[1])
+with join_ranks() as ranks:
+    found = scores(ranks, sys.argv[3].split(","), sys.argv[4:])
     if ranks.main:
         Path(sys.argv[2]).write_text(json.dumps(found))
 """
