@@ -117,10 +117,21 @@ def landsat(out: Path, *places: int, more: Mapping[str, str] = NOTHING, labels: 
             write_raster(out / f"{name}_label.tif", scene.label, **where)
 
 
+def with_infrared(out: Path) -> None:
+    """A scene with all bands that a run may have learnt from; the near infrared is red again."""
+    write_synthetic(out, layout="scenes", seed=7, count=1, size=128)
+    scene = synthesise(7, 128, 128)
+    bands = scene.view.bands | {"nir": scene.view.bands["red"]}
+    write_raster(
+        out / "scene_00" / "scene_00.tif", np.stack(list(bands.values())),
+        transform=scene.transform, crs=CRS, nodata=NODATA, names=list(bands),
+    )  # fmt: skip
+
+
 def outlines(out: Path) -> None:
     """Ice and debris of these scenes, with their kind in a column."""
     found = []
-    for place in (1, 2, 3):
+    for place in range(1, 8):
         scene = synthesise(5, 128, 128, place=place)
         found += [
             (KINDS[value], shapely.geometry.shape(shape))
@@ -144,8 +155,8 @@ MAKERS: dict[str, Callable[[Any, Path], object]] = {
     "tiles/": lambda given, out: write_synthetic(out, layout="bands", seed=5, count=9, size=128),
     "mine.zarr": lambda given, out: given.store(out, seed=6, count=36, size=64),
     "hills/": lambda given, out: landsat(out, 1, 2, labels=True),
-    "new_scenes/": lambda given, out: write_synthetic(out, layout="scenes", seed=7, count=1, size=128),
-    "landsat/": lambda given, out: landsat(out, 1, 2, more={"B5": "red"}),
+    "new_scenes/": lambda given, out: with_infrared(out),
+    "landsat/": lambda given, out: landsat(out, 1, 2, 4, 5, 6, 7, more={"B5": "red"}),
     "more/": lambda given, out: landsat(out, 3, labels=True),
     "outlines.gpkg": lambda given, out: outlines(out),
     "inventory.shp": lambda given, out: outlines(out),

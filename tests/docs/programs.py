@@ -7,7 +7,8 @@ from pathlib import Path
 PROGRAMS = {"glacier": ("-m", "glacier"), "torchrun": ("-m", "torch.distributed.run"), "python": ()}
 LESS = {
     "train": (
-        "--set", "train.epochs=1", "--set", "train.samples_per_epoch=16", "--set", "train.batch=8", "--set", "train.thresholds=false",
+        "--set", "train.epochs=1", "--set", "train.samples_per_epoch=16", "--set", "train.batch=8",
+        "--set", "train.thresholds=false",
         "--set", "data.patch=64", "--set", "model.encoder=tu-tf_mobilenetv3_small_minimal_100",
         "--set", "model.decoder_channels=[32, 16, 16, 16, 16]",
     ),
