@@ -410,19 +410,21 @@ def export(runs: tuple[Path, ...], out: Path, competition: bool, tta: bool) -> N
 @main.command()
 @click.argument("runs", type=PATH, nargs=-1, required=True)
 @click.argument("source", type=PLACE)
-@click.argument("out", type=PATH)
+@click.argument("out", type=PLACE)
 @click.option("--tta", is_flag=True, help="Mean over the eight symmetries of each window.")
 @click.option("--probabilities", type=click.Choice(["uint8", "float16"]),
               help="Write those of each class, too: in steps of 0.004, or in half precision.")  # fmt: skip
 @click.option("--polygons", is_flag=True, help="Write outlines, too: a GeoPackage with their areas in m².")
 @click.option("--fill", default="", metavar="CLASS", help="Give pixels without data this class.")
+@click.option("--window", type=click.IntRange(0), default=0, metavar="PX",
+              help="Side of windows; default: that of the tiles the runs were validated on.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1),
               help="Windows that the network sees at a time. [default: 1; 8 on a GPU]")  # fmt: skip
 @click.option("--layout", type=click.Choice(["auto", "bands", "scenes"]), default="auto", show_default=True)
 @click.option("--glcm", default="", metavar="PATTERN", help="Textures that lie elsewhere, as for ingest.")
 def predict(
-    runs: tuple[Path, ...], source: Path | str, out: Path, tta: bool, probabilities: str | None,
-    polygons: bool, fill: str, batch: int | None, layout: str, glcm: str,
+    runs: tuple[Path, ...], source: Path | str, out: Path | str, tta: bool, probabilities: str | None,
+    polygons: bool, fill: str, window: int, batch: int | None, layout: str, glcm: str,
 ) -> None:  # fmt: skip
     """Map the scenes in SOURCE with RUNS, several being one ensemble, into the folder OUT.
 
@@ -432,17 +434,21 @@ def predict(
     from glacier.maps.command import MapRequest, predict_all
     from glacier.scenes.bucket import located
 
+    if "://" in str(out):
+        raise click.BadParameter(f"{out} is an address, expected a folder", param_hint="OUT")
+
     predict_all(
         MapRequest(
             runs=runs,
             source=located(source),
-            out=out,
+            out=Path(out),
             layout=layout,  # type: ignore[arg-type]
             glcm=glcm,
             tta=tta,
             shares=probabilities,  # type: ignore[arg-type]
             polygons=polygons,
             fill=fill,
+            window=window,
             batch=batch,
         )
     )

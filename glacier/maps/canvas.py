@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glacier.classes import IGNORE
+from glacier.errors import GlacierError
 from glacier.maps.blend import corners, weights
 from glacier.maps.rows import Piece
 from glacier.scenes.scene import Grid
@@ -41,6 +42,9 @@ class Canvas:
     def add(self, y: int, x: int, shares: Tensor, held: Tensor) -> Strip | None:
         """Add a window; the rows above it, which it finishes, are handed over.
 
+        Raises:
+            GlacierError: shares that are no numbers where there is data.
+
         Args:
             y: of its corner in the scene, px, never less than before.
             x: likewise; any.
@@ -71,5 +75,10 @@ class Canvas:
     def _strip(self, first: int, last: int) -> Strip:
         part = (..., slice(first, last), slice(0, self._grid.width))
         held, total = self._held[part], self._total[part]
+        if not total[:, held].isfinite().all():
+            raise GlacierError(
+                f"the network gives no numbers in rows {self._top + first} to {self._top + last}; are the "
+                "values there like those it was trained on, and no-data values declared?"
+            )
         classes = total.argmax(dim=0).to(torch.uint8).masked_fill_(~held, IGNORE)
         return Strip(classes.cpu().numpy(), total.masked_fill(~held, torch.nan).cpu().numpy())

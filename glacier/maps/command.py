@@ -10,9 +10,10 @@ from operator import itemgetter
 from pathlib import Path
 
 from glacier import console
-from glacier.errors import UsageError
+from glacier.errors import GlacierError, UsageError
 from glacier.lock import locked
 from glacier.maps.output import Output
+from glacier.maps.polygons import measurable
 from glacier.maps.predict import predict
 from glacier.maps.rasters import Shares
 from glacier.maps.rows import order_of, pieces_of
@@ -58,11 +59,12 @@ def predict_all(request: MapRequest) -> list[Path]:
     Raises:
         GlacierError: no such run or source, bands that are missing, or `out` holds something else.
     """
+    out = request.out.resolve()
     with join_ranks() as ranks, ExitStack() as stack:
         runs = runs_from_main(ranks, lambda: [load_run(run) for run in request.runs])
         with ranks.together():
             members = gather(runs, request.window)
-            output = _output(request, members)
+            output = _output(request, out, members)
             scenes = find_scenes(
                 request.source,
                 layout=request.layout,
@@ -70,37 +72,50 @@ def predict_all(request: MapRequest) -> list[Path]:
                 glcm=request.glcm,
                 bands=members.selection,
             )
-            if request.polygons and (nowhere := [s.name for s in scenes if not s.grid.crs]):
-                raise UsageError(
-                    f"--polygons: scene {nowhere[0]} names no CRS, expected one to measure areas in; leave "
-                    "--polygons out"
-                )
+            _see_place(request, out, scenes)
         with ranks.together():
             if ranks.main:
-                stack.enter_context(locked(request.out))
-                output.missing(scenes)
-                shutil.rmtree(output.aside, ignore_errors=True)
-                output.aside.mkdir(parents=True)
+                stack.enter_context(locked(out))
+                if output.missing(scenes):
+                    shutil.rmtree(output.aside, ignore_errors=True)
+                    output.aside.mkdir(parents=True)
+                    stack.callback(shutil.rmtree, output.aside, ignore_errors=True)
         with ranks.together():  # all see what there is before any adds to it
             todo = [scenes[i] for i in output.missing(scenes)]
         start = time.perf_counter()
         if todo:
             _map(members, todo, output, request, ranks)
-        ranks.wait()
         if ranks.main:
-            shutil.rmtree(output.aside)
             pixels = sum(scene.grid.height * scene.grid.width for scene in todo)
-            _report(output.folder, len(scenes), len(todo), pixels / 1e6 / (time.perf_counter() - start))
-    return [output.map(scene) for scene in scenes]
+            speed = pixels / 1e6 / (time.perf_counter() - start)
+            _report(request.out, len(scenes), len(todo), speed)
+    return [request.out / output.map(scene).name for scene in scenes]
 
 
-def _output(request: MapRequest, members: Members) -> Output:
+def _see_place(request: MapRequest, out: Path, scenes: Sequence[Scene]) -> None:
+    """Raise GlacierError or UsageError where the maps of these scenes cannot be written to `out`."""
+    if out.exists() and not out.is_dir():
+        raise GlacierError(f"{request.out}: not a folder, expected one for the maps; give another")
+    if request.source.is_dir() and out.is_relative_to(request.source.resolve()):
+        raise UsageError(
+            f"{request.out}: lies in {request.source}, whose files maps would be taken for; give a folder "
+            "elsewhere"
+        )
+    for scene in scenes if request.polygons else ():
+        if not scene.grid.crs or not measurable(scene.grid):
+            raise UsageError(
+                f"--polygons: scene {scene.name} has no CRS that lies on the earth, expected one to "
+                "measure areas in; leave --polygons out"
+            )
+
+
+def _output(request: MapRequest, out: Path, members: Members) -> Output:
     known = {c.name: c for c in members.classes}
     if request.fill and request.fill not in known:
         raise UsageError(f"--fill {request.fill}: no such class, expected one of {', '.join(known)}")
     settings = (members.digest(), members.size, request.tta, request.fill)
     return Output(
-        request.out,
+        out,
         members.classes,
         repr(settings),
         shares=request.shares,
@@ -119,12 +134,14 @@ def _map(
     own, source = by_rank[ranks.rank], SceneSource(scenes)
     track = console.bar if ranks.main else console.silence
     with (
+        ranks.together(),
         gdal_settings(scenes),
         closing(source),
         track("windows", sum(len(piece.windows) for piece in own)) as done,
     ):
+        network = members.ensemble(tta=request.tta).to(ranks.device)
         strips = predict(
-            members.ensemble(tta=request.tta).to(ranks.device),
+            network,
             source,
             order,
             own,
@@ -134,29 +151,32 @@ def _map(
             device=ranks.device,
             done=done,
         )
-        for piece, group in groupby(strips, key=itemgetter(0)):
-            parts = output.parts(scenes[piece.scene], piece)
-            for _, strip in group:
-                parts.append(strip)
-            if piece.whole(grids[piece.scene]):
-                output.finish(scenes[piece.scene], [parts])
-    ranks.wait()  # until the others' rows are written
-    for piece in own:
-        if piece.top == 0 and not piece.whole(grids[piece.scene]):
-            scene = scenes[piece.scene]
-            pieces = [other for part in by_rank for other in part if other.scene == piece.scene]
-            output.finish(scene, [output.parts(scene, each) for each in pieces])
+        with closing(strips):
+            for piece, group in groupby(strips, key=itemgetter(0)):
+                parts = output.parts(scenes[piece.scene], piece)
+                for _, strip in group:
+                    parts.append(strip)
+                if piece.whole(grids[piece.scene]):
+                    output.finish(scenes[piece.scene], [parts])
+    with ranks.together():  # all rows are written
+        for piece in own:
+            if piece.top == 0 and not piece.whole(grids[piece.scene]):
+                scene = scenes[piece.scene]
+                pieces = [other for part in by_rank for other in part if other.scene == piece.scene]
+                output.finish(scene, [output.parts(scene, each) for each in pieces])
     _compare_units(members, scenes, source)
 
 
 def _compare_units(members: Members, scenes: Sequence[Scene], source: SceneSource) -> None:
     """Warn of bands unlike those a run was trained on: reflectance instead of digital numbers, say."""
     for number, seen in source.seen.items():
-        for band, mean, std in zip(scenes[number].bands, *seen.mean_and_std(), strict=True):
-            if trained := members.unlike(band.name, mean, std):
+        like = (*seen.mean_and_std(), seen.lowest, seen.highest)
+        for band, mean, std, low, high in zip(scenes[number].bands, *like, strict=True):
+            if trained := members.unlike(band.name, mean, std, low, high):
                 console.warn(
-                    f"scene {scenes[number].name}: {band.name} is {mean:.3g} ± {std:.2g}, expected about "
-                    f"{trained.mean:.3g} ± {trained.std:.2g} as in training; are its units the same?"
+                    f"scene {scenes[number].name}: {band.name} is {mean:.3g} ± {std:.2g}, from {low:.3g} "
+                    f"to {high:.3g}, expected {trained.mean:.3g} ± {trained.std:.2g} as in training; are "
+                    "units and no-data value as they were?"
                 )
 
 

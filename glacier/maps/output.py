@@ -19,7 +19,7 @@ from glacier.maps.rows import Piece
 from glacier.scenes.scene import Scene
 
 MADE = "GLACIER_MADE_FROM"
-"""A tag of each map: the runs, the settings and the scene's files that it was made from."""
+"""A tag of all that is written: the runs, the settings and the scene's files that it was made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +57,31 @@ class Output:
         """Which scenes lack something of theirs.
 
         Raises:
-            GlacierError: a file of the folder is no map, or was made from something else.
+            GlacierError: what stands in the place of one of theirs was made from something else.
         """
-        expected = {self.map(scene): self._made_from(scene) for scene in scenes}
-        for file in sorted(self.folder.glob("*.tif")) if self.folder.exists() else ():
-            if (made := _tag(file)) is None or made != expected.get(file, made):
-                raise GlacierError(
-                    f"{file}: stands there and was not made by these runs from this source; give a new "
-                    "folder for the maps"
-                )
-        return [
-            i for i, scene in enumerate(scenes) if not all(file.is_file() for file in self._files(scene))
-        ]
+        lacking = []
+        for i, scene in enumerate(scenes):
+            for file, kind in self._files(scene):
+                if not file.exists():
+                    lacking.append(i)
+                elif _tag(file) != self._made_from(scene, kind):
+                    raise GlacierError(
+                        f"{file}: stands there and was not made by these runs from this source; give a new "
+                        "folder for the maps"
+                    )
+        return sorted(set(lacking))
 
-    def _files(self, scene: Scene) -> list[Path]:
-        files = [self.map(scene)]
-        files += [self.probabilities(scene)] if self.shares else []
-        return files + ([self.outlines(scene)] if self.polygons else [])
+    def _files(self, scene: Scene) -> list[tuple[Path, str]]:
+        """All that is made of a scene, and what kind of thing each is."""
+        files = [(self.map(scene), "map")]
+        files += [(self.probabilities(scene), self.shares)] if self.shares else []
+        return files + ([(self.outlines(scene), "outlines")] if self.polygons else [])
 
-    def _made_from(self, scene: Scene) -> str:
+    def _made_from(self, scene: Scene, kind: str) -> str:
         """Sums up the runs and a scene's files, these by size and time."""
         states = [(str(band.path), band.path.stat()) for band in scene.bands]
         files = [(path, state.st_size, state.st_mtime_ns) for path, state in states]
-        return sha256(repr((self.made_by, files)).encode()).hexdigest()[:16]
+        return sha256(repr((self.made_by, kind, files)).encode()).hexdigest()[:16]
 
     def parts(self, scene: Scene, piece: Piece) -> "Parts":
         """Files for the rows of a piece of a scene."""
@@ -95,19 +97,21 @@ class Output:
         Raises:
             GlacierError: something could not be written.
         """
-        kind, table = class_kind(scene, self.classes, made=(MADE, self._made_from(scene)))
+        kind, table = class_kind(scene, self.classes, (MADE, self._made_from(scene, "map")))
         if self.fill:
             table[IGNORE] = self.fill.value
         if self.shares:
             strips = (rows for part in parts if part.shares for rows in part.shares.strips())
-            self._write(self.probabilities(scene), strips, scene, shares_kind(self.shares, self.classes))
+            made = (MADE, self._made_from(scene, self.shares))
+            how = shares_kind(self.shares, self.classes, made)
+            self._write(self.probabilities(scene), strips, scene, how)
         values = (table[rows] for part in parts for rows in part.classes.strips())
         self._write(self.map(scene), values, scene, kind)
         if self.polygons:
             from glacier.maps.polygons import write_polygons
 
-            self.outlines(scene).parent.mkdir(exist_ok=True)
-            write_polygons(self.map(scene), self.classes, self.outlines(scene))
+            made = (MADE, self._made_from(scene, "outlines"))
+            write_polygons(self.map(scene), self.classes, self.outlines(scene), self.aside, made)
         for part in parts:
             part.remove()
 
@@ -137,10 +141,17 @@ class Parts:
 
 
 def _tag(file: Path) -> str | None:
-    """What a raster says it was made from; None for one that is no map of ours."""
+    """What a file says it was made from; None for one that is none of ours."""
+    from pyogrio import read_info
+    from pyogrio.errors import DataLayerError, DataSourceError
+
     try:
-        with rasterio.open(file) as opened:
-            made: str | None = opened.tags().get(MADE)
-            return made
-    except RasterioError:
+        if file.suffix == ".gpkg":
+            tags = read_info(file)["layer_metadata"] or {}
+        else:
+            with rasterio.open(file) as opened:
+                tags = opened.tags()
+    except (RasterioError, DataLayerError, DataSourceError):
         return None
+    made: str | None = tags.get(MADE)
+    return made

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from glacier.errors import GlacierError
+
 ROWS = 256
 """Read at a time, at most."""
 
@@ -21,9 +23,19 @@ class Part:
     dtype: str
 
     def append(self, rows: NDArray[np.generic]) -> None:
-        """Add rows (band, h, W)."""
-        with self.path.open("ab") as file:
-            file.write(np.ascontiguousarray(np.moveaxis(rows, 0, 1), self.dtype).tobytes())
+        """Add rows (band, h, W).
+
+        Raises:
+            GlacierError: they cannot be written.
+        """
+        try:
+            with self.path.open("ab") as file:
+                file.write(np.ascontiguousarray(np.moveaxis(rows, 0, 1), self.dtype).tobytes())
+        except OSError as error:
+            raise GlacierError(
+                f"{self.path.parent}: rows of pixels cannot be written ({error.strerror}); make room, or "
+                "give another folder for the maps"
+            ) from error
 
     def strips(self) -> Iterator[NDArray[np.generic]]:
         """All rows (band, h, W), from top to bottom, some at a time."""

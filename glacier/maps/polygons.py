@@ -21,6 +21,7 @@ from shapely.geometry import shape
 from glacier.classes import Class
 from glacier.errors import GlacierError
 from glacier.scenes.files import open_raster
+from glacier.scenes.scene import Grid
 
 LAYER = "outlines"
 DESCRIPTION = (
@@ -33,7 +34,9 @@ EDGE = 64
 """Edges are bent along into the equal-area projection at every so many pixels."""
 
 
-def write_polygons(map_path: Path, classes: Sequence[Class], out: Path) -> int:
+def write_polygons(
+    map_path: Path, classes: Sequence[Class], out: Path, aside: Path, made: tuple[str, str]
+) -> int:
     """Write the outline of each area of one class, neighbours by sides, whole or not at all.
 
     The layer `outlines` lies in the map's CRS; its columns are `class`, `value`, and `area_m2`, measured
@@ -44,6 +47,8 @@ def write_polygons(map_path: Path, classes: Sequence[Class], out: Path) -> int:
         map_path: a raster of class values.
         classes: what they mean.
         out: the GeoPackage; one that is there is replaced.
+        aside: a folder for what is not finished.
+        made: an item of the layer's metadata.
 
     Returns:
         How many outlines there are.
@@ -53,7 +58,7 @@ def write_polygons(map_path: Path, classes: Sequence[Class], out: Path) -> int:
             not be written.
     """
     named = {c.value: c.name for c in classes if c.name != "background"}
-    partial = out.with_name(f".{out.stem}.partial.gpkg")
+    partial = aside / f"whole.{out.name}"
     count = 0
     try:
         with open_raster(map_path) as file:
@@ -62,10 +67,11 @@ def write_polygons(map_path: Path, classes: Sequence[Class], out: Path) -> int:
                     f"{map_path}: names no CRS, expected one to measure areas in; map it without --polygons"
                 )
             areas, crs, found = _measure(file), file.crs.to_wkt(), _outlines(file, named)
-            _write(partial, crs, [], np.empty(0), append=False)
+            _write(partial, crs, [], np.empty(0), append=False, metadata=dict([made]))
             while rows := list(islice(found, BATCH)):
                 _write(partial, crs, rows, areas(np.array([row[0] for row in rows])), append=True)
                 count += len(rows)
+        out.parent.mkdir(parents=True, exist_ok=True)
         os.replace(partial, out)
     except (RasterioError, CPLE_BaseError, DataLayerError, DataSourceError) as error:
         raise GlacierError(f"{out}: outlines of {map_path} cannot be made ({error})") from error
@@ -83,6 +89,16 @@ def _outlines(
     for outline, value in shapes(rasterio.band(file, 1), connectivity=4):
         if (name := named.get(int(value))) is not None:
             yield shape(outline), name, int(value)
+
+
+def measurable(grid: Grid) -> bool:
+    """Whether the middle of a grid lies anywhere on the earth."""
+    centre = grid.transform @ (grid.width / 2, grid.height / 2)
+    try:
+        (lon,), (lat,) = transform(grid.crs, "EPSG:4326", centre[:1], centre[1:])
+    except (RasterioError, CPLE_BaseError):
+        return False
+    return math.isfinite(lon) and math.isfinite(lat)
 
 
 def _measure(file: rasterio.DatasetReader) -> Callable[[NDArray[np.object_]], NDArray[np.float64]]:
@@ -109,6 +125,7 @@ def _write(
     areas: NDArray[np.float64],
     *,
     append: bool,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write rows into the layer, which is made where it is not there to be appended to."""
     pyogrio.raw.write(
@@ -125,5 +142,6 @@ def _write(
         geometry_type="Polygon",
         crs=crs,
         append=append,
+        layer_metadata=metadata,
         **({} if append else {"layer_options": {"DESCRIPTION": DESCRIPTION}}),
     )

@@ -1,6 +1,6 @@
 """Windows of scenes through the training's own feed and networks, blended into rows of pixels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import nn
@@ -28,7 +28,7 @@ def predict(
     batch: int,
     device: torch.device,
     done: Advance,
-) -> Iterator[tuple[Piece, Strip]]:
+) -> Generator[tuple[Piece, Strip]]:
     """Map pieces of scenes; within each, strips come from top to bottom.
 
     Memory does not depend on a scene's height: it holds as many of its rows as a window has.

@@ -68,13 +68,15 @@ def _nodata(scene: Scene, values: Sequence[int], highest: int) -> int:
     return max(set(range(max(0, highest - len(values)), highest + 1)) - set(values))
 
 
-def shares_kind(how: Shares, classes: Sequence[Class]) -> Kind:
-    """The probability of each class, one band each."""
+def shares_kind(how: Shares, classes: Sequence[Class], made: tuple[str, str]) -> Kind:
+    """The probability of each class, one band each; `made` is a tag."""
     names, average = tuple(c.name for c in classes), ("overview_resampling", "average")
     if how == "uint8":
-        return Kind("uint8", 255, names, scale=1 / STEPS, options=(average,))
+        return Kind("uint8", 255, names, scale=1 / STEPS, tags=(made,), options=(average,))
     half = (average, ("nbits", 16), ("predictor", "yes"))
-    return Kind("float32", np.nan, names, options=half)  # GDAL stores what has 16 bits as halves
+    return Kind(
+        "float32", np.nan, names, tags=(made,), options=half
+    )  # GDAL stores what has 16 bits as halves
 
 
 def stored(shares: NDArray[np.float32], how: Shares) -> NDArray[np.generic]:

@@ -13,7 +13,7 @@ from glacier.scenes.read import SceneReader, optical
 from glacier.scenes.scene import Scene, Window
 
 SAMPLED = 8
-"""Every so many pixels along each axis are looked at for what a scene is like."""
+"""Every so many pixels along each axis are looked at for mean and deviation."""
 
 
 class Seen:
@@ -21,10 +21,17 @@ class Seen:
 
     def __init__(self, bands: int) -> None:
         self._sums = np.zeros((3, bands))
+        self.lowest = np.full(bands, np.inf)
+        """By band, physical units."""
+        self.highest = np.full(bands, -np.inf)
+        """Likewise."""
 
-    def add(self, band: int, values: NDArray[np.floating]) -> None:
-        """Count valid values of a band in."""
-        taken = values.astype(np.float64)
+    def add(self, band: int, values: NDArray[np.float32], finite: NDArray[np.bool_]) -> None:
+        """Count a band's values (h, w) in, where they are `finite`."""
+        self.lowest[band] = values.min(initial=self.lowest[band], where=finite)
+        self.highest[band] = values.max(initial=self.highest[band], where=finite)
+        every = (slice(None, None, SAMPLED), slice(None, None, SAMPLED))
+        taken = values[every][finite[every]].astype(np.float64)
         self._sums[:, band] += taken.size, taken.sum(), (taken**2).sum()
 
     def mean_and_std(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -66,11 +73,13 @@ class SceneSource:
         seen, which = self.seen[number], set(optical(reader.scene.bands))
         for band, values, valid in reader.bands(Window(top, left, height, width)):
             place = image[:height, :width, band]
-            place[...] = values if valid is None else np.where(valid, values, np.nan)
-            some = place[::SAMPLED, ::SAMPLED]
-            seen.add(band, some[np.isfinite(some)])
+            with np.errstate(over="ignore"):  # what float32 cannot hold is no data either
+                place[...] = values if valid is None else np.where(valid, values, np.nan)
+            finite = np.isfinite(place)
+            place[~finite] = np.nan
+            seen.add(band, place, finite)
             if band in which:
-                held |= True if valid is None else valid
+                held |= finite
         label[:height, :width][held] = 0
 
     def _reader(self, number: int) -> SceneReader:

@@ -106,7 +106,8 @@ def select(scene: str, bands: list[SourceBand], selection: Selection) -> list[So
             if not found:
                 have = ", ".join(b.name if b.name == b.code else f"{b.code} ({b.name})" for b in bands)
                 raise UsageError(
-                    f"scene {scene}: no band {keys[0]}; it has {have}; choose and name them with --bands"
+                    f"scene {scene}: no band {keys[0]}; it has {have}; name files or band "
+                    "descriptions accordingly, or to ingest them --bands CODE=NAME"
                 )
             chosen.append(found[0].renamed(name))
     twice = [name for name, count in Counter(b.name for b in chosen).items() if count > 1]

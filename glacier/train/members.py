@@ -14,8 +14,9 @@ from glacier.store.bands import Band, Statistics
 from glacier.train.ensemble import Ensemble
 from glacier.train.segmenter import Trained
 
-FAR, SPREAD = 10, 30
-"""A scene's mean may be so many deviations off that in training, and its deviation so many times that."""
+FAR, SPREAD, BEYOND = 10, 30, 1000
+"""A scene's mean may be so many deviations off that in training, its deviation so many times that, and no
+pixel so many deviations off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,16 @@ class Members:
             members.append(run.segmenter(Inputs(bands, run.statistics, pick)))
         return Ensemble(members, tta=tta).eval()
 
-    def unlike(self, band: str, mean: float, std: float) -> Statistics | None:
-        """What a band was like in training, if a scene's mean and deviation are far from that."""
+    def unlike(
+        self, band: str, mean: float, std: float, lowest: float, highest: float
+    ) -> Statistics | None:
+        """What a band was like in training, if its valid pixels in a scene are far from that."""
         for run in self.runs:
             for known, was in zip(run.bands, run.statistics, strict=True):
                 far = abs(mean - was.mean) > FAR * was.std
-                if known.name == band and (far or std > SPREAD * was.std or 0 < std < was.std / SPREAD):
+                spread = std > SPREAD * was.std or 0 < std < was.std / SPREAD
+                beyond = max(highest - was.mean, was.mean - lowest) > BEYOND * was.std
+                if known.name == band and (far or spread or beyond):
                     return was
         return None
 

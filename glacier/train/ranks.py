@@ -168,7 +168,7 @@ def join_ranks() -> Iterator[Ranks]:
             raise
         raise GlacierError(
             f"rank {os.environ.get('RANK')} of {world} has lost another, whose own output says why; "
-            "go on from the last checkpoint with --resume"
+            "give the command again once that is mended, a training with --resume"
         ) from error
     finally:
         dist.destroy_process_group()

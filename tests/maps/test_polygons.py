@@ -48,7 +48,7 @@ def test_outlines_burnt_again_are_the_map(where, tmp_path, monkeypatch):
     transform, crs = GRIDS[where]
     found = noise(60, 90)
     path = write_raster(tmp_path / "m.tif", found, transform=transform, crs=crs, nodata=NODATA)
-    count = write_polygons(path, COMPETITION.classes, tmp_path / "m.gpkg")
+    count = write_polygons(path, COMPETITION.classes, tmp_path / "m.gpkg", tmp_path, ("MADE", "x"))
     about, outlines, fields = read(tmp_path / "m.gpkg")
     assert len(outlines) == count > 1000
     assert shapely.is_valid(outlines).all()
@@ -80,7 +80,7 @@ def test_areas_are_those_of_the_pixels(where, tolerance, tmp_path):
     transform, crs = GRIDS[where]
     found = noise(60, 90)
     path = write_raster(tmp_path / "m.tif", found, transform=transform, crs=crs, nodata=NODATA)
-    write_polygons(path, COMPETITION.classes, tmp_path / "m.gpkg")
+    write_polygons(path, COMPETITION.classes, tmp_path / "m.gpkg", tmp_path, ("MADE", "x"))
     _, _, fields = read(tmp_path / "m.gpkg")
     rows = [900.0 if where == "utm" else cell(row, transform) for row in range(60)]
     for value in (85, 170, 255):
@@ -90,14 +90,14 @@ def test_areas_are_those_of_the_pixels(where, tolerance, tmp_path):
 
 def test_the_layer_says_how_areas_are_measured(tmp_path):
     path = write_raster(tmp_path / "m.tif", noise(40, 40))
-    write_polygons(path, COMPETITION.classes, tmp_path / "m.gpkg")
+    write_polygons(path, COMPETITION.classes, tmp_path / "m.gpkg", tmp_path, ("MADE", "x"))
     about = pyogrio.read_info(tmp_path / "m.gpkg", layer="outlines")
     assert "equal-area" in about["layer_metadata"]["DESCRIPTION"]
 
 
 def test_a_map_without_anything_has_an_empty_layer(tmp_path):
     path = write_raster(tmp_path / "m.tif", np.zeros((40, 50), np.uint8))
-    assert write_polygons(path, COMPETITION.classes, tmp_path / "m.gpkg") == 0
+    assert write_polygons(path, COMPETITION.classes, tmp_path / "m.gpkg", tmp_path, ("MADE", "x")) == 0
     about = pyogrio.read_info(tmp_path / "m.gpkg", layer="outlines")
     assert about["features"] == 0
     assert list(about["fields"]) == ["class", "value", "area_m2"]
@@ -106,7 +106,12 @@ def test_a_map_without_anything_has_an_empty_layer(tmp_path):
 
 def test_values_beyond_a_byte_are_kept(tmp_path):
     path = write_raster(tmp_path / "m.tif", np.full((4, 5), 70_000, np.int32))
-    assert write_polygons(path, [Class("ice", 70_000, "#ffffff")], tmp_path / "m.gpkg") == 1
+    assert (
+        write_polygons(
+            path, [Class("ice", 70_000, "#ffffff")], tmp_path / "m.gpkg", tmp_path, ("MADE", "x")
+        )
+        == 1
+    )
     assert read(tmp_path / "m.gpkg")[2]["value"].tolist() == [70_000]
 
 
@@ -114,9 +119,9 @@ def test_what_has_no_area_is_refused_and_the_old_file_stays(tmp_path):
     path = write_raster(tmp_path / "m.tif", noise(40, 40), crs=None)
     (tmp_path / "m.gpkg").write_text("old")
     with pytest.raises(GlacierError, match=r"m.tif: names no CRS, expected one to measure areas in"):
-        write_polygons(path, COMPETITION.classes, tmp_path / "m.gpkg")
+        write_polygons(path, COMPETITION.classes, tmp_path / "m.gpkg", tmp_path, ("MADE", "x"))
     path.write_bytes(write_raster(tmp_path / "n.tif", noise(400, 400)).read_bytes()[:90_000])
     with pytest.raises(GlacierError, match=r"outlines of .*m.tif cannot be made"):
-        write_polygons(path, COMPETITION.classes, tmp_path / "m.gpkg")
+        write_polygons(path, COMPETITION.classes, tmp_path / "m.gpkg", tmp_path, ("MADE", "x"))
     assert (tmp_path / "m.gpkg").read_text() == "old"
     assert [f.name for f in sorted(tmp_path.iterdir())] == ["m.gpkg", "m.tif", "n.tif"]

@@ -247,7 +247,101 @@ def test_maps_that_stand_are_not_made_again_and_others_are_refused(call, run, ot
     assert "was not made by these runs" in one_line(call("predict", run, source, out, "--tta"))
     next((source / "Band2").iterdir()).touch()  # fetched again, say
     assert "from this source" in one_line(call("predict", run, source, out))
-    assert "stands there" in one_line(call("predict", run, mountains, mountains / "Band1"))
+
+
+def test_nothing_that_is_not_the_same_is_taken_for_made(call, run, mountains, tmp_path):
+    """Files called `.tiff` keep their name; probabilities and outlines have tags of their own."""
+    source, out = tmp_path / "in", tmp_path / "maps"
+    for folder in sorted(path for path in mountains.iterdir() if path.name != "label"):
+        for file in folder.glob("*_00_0?.tif"):
+            (source / folder.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, source / folder.name / f"{file.stem}.tiff")
+    options = ["--probabilities", "uint8", "--polygons"]
+    assert "3 maps;" in call("predict", run, source, out, *options).stderr
+    assert "3 of which stood there" in call("predict", run, source, out, *options).stderr
+    assert "not made by these runs" in one_line(call("predict", run, source, out, "--tta"))
+    assert "not made by these" in one_line(call("predict", run, source, out, "--probabilities", "float16"))
+    for map_ in out.glob("*.tiff"):
+        map_.unlink()
+    line = one_line(call("predict", run, source, out, "--tta", "--probabilities", "uint8"))
+    assert "probabilities" in line
+    line = one_line(call("predict", run, source, out, "--tta", "--polygons"))
+    assert ".gpkg: stands there" in line
+
+
+def test_sources_are_never_written_over(call, run, mountains, tmp_path):
+    source = shutil.copytree(mountains, tmp_path / "in")
+    before = {path: path.read_bytes() for path in source.rglob("*.tif")}
+    for out in (source, source / "Band1", source / "maps", tmp_path / "in" / ".." / "in" / "Band2"):
+        assert "whose files maps would be taken for" in one_line(call("predict", run, source, out), 2)
+    (tmp_path / "link").symlink_to(source / "Band1")
+    assert "taken for" in one_line(call("predict", run, source, tmp_path / "link"), 2)
+    shutil.copytree(source / "Band1", tmp_path / "copies")
+    assert "stands there" in one_line(call("predict", run, source, tmp_path / "copies"))
+    assert {path: path.read_bytes() for path in source.rglob("*.tif")} == before
+
+
+def test_places_that_are_no_folder_are_named(call, run, mountains, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert "not a folder" in one_line(call("predict", run, mountains, tmp_path / "file"))
+    result = call("predict", run, mountains, "s3://bucket/maps")
+    assert result.exit_code == 2
+    assert "s3://bucket/maps is an address, expected a folder" in result.stderr
+    assert not (tmp_path / "s3:").exists()
+
+
+def test_a_full_disk_is_told_and_left_as_it_was(call, run, mountains, disk):
+    at = disk("size=16k")
+    line = one_line(call("predict", run, mountains, at / "maps"))
+    assert "make room" in line or "is the disk full?" in line
+    assert not list((at / "maps").rglob("*"))
+    disk("size=64m")
+    assert "9 maps" in call("predict", run, mountains, at / "maps").stderr
+    disk("ro,size=64m")
+    assert "9 of which stood there" in call("predict", run, mountains, at / "maps").stderr
+
+
+def test_a_window_may_be_given(call, run, mountains, tmp_path):
+    assert call("predict", run, mountains, "maps", "--window", "128").exit_code == 0
+    (path,) = maps([run], mountains, tmp_path / "again", window=128)[:1]
+    np.testing.assert_array_equal(pixels(tmp_path / "maps" / path.name), pixels(path))
+    assert "multiple of 32" in one_line(call("predict", run, mountains, "x", "--window", "100"), 2)
+
+
+def strange(source, out, value):
+    """A copy of a scene of floats with one pixel of `value` in its first band."""
+    for path in source.rglob("*.tif"):
+        with rasterio.open(path) as file:
+            values = file.read().astype(np.float64)
+            if "glcm" not in path.name.lower():
+                values[0, 11, 13] = value
+            target = out / path.relative_to(source)
+            write_raster(target, values, crs=file.crs, transform=file.transform, nodata=file.nodata,
+                         names=[name or "" for name in file.descriptions])  # fmt: skip
+    return out
+
+
+def test_what_single_precision_cannot_hold_is_no_data(run, wide, tmp_path):
+    (found,) = maps([run], strange(wide, tmp_path / "huge", 1e300), tmp_path / "maps", window=320)
+    (expected,) = maps([run], strange(wide, tmp_path / "gap", np.nan), tmp_path / "maps2", window=320)
+    np.testing.assert_array_equal(pixels(found), pixels(expected))
+
+
+def test_values_beyond_belief_are_warned_of(call, run, wide, tmp_path):
+    """A no-data value that no file declares, in one pixel."""
+    strange(wide, tmp_path / "in", -1e9)
+    assert "blue is" in call("predict", run, tmp_path / "in", "maps").stderr
+
+
+def test_a_network_that_gives_no_numbers_maps_nothing(call, run, wide, tmp_path):
+    record = torch.load(run / "best.pt", weights_only=True)
+    record["weights"] = {
+        k: v * torch.nan if v.is_floating_point() else v for k, v in record["weights"].items()
+    }
+    (tmp_path / "broken").mkdir()
+    torch.save(record, tmp_path / "broken" / "best.pt")
+    assert "the network gives no numbers in rows 0 to" in one_line(call("predict", "broken", wide, "maps"))
+    assert not list((tmp_path / "maps").rglob("*"))
 
 
 def test_what_a_killed_prediction_left_is_no_map(call, run, mountains, tmp_path, monkeypatch):
@@ -336,7 +430,7 @@ def test_a_scene_without_a_place_on_earth_is_mapped_quietly(run, tmp_path):
     with rasterio.open(path) as file:
         assert file.shape == (70, 50)
         assert file.crs is None
-    with pytest.raises(UsageError, match="--polygons: scene x names no CRS"):
+    with pytest.raises(UsageError, match="--polygons: scene x has no CRS that lies on the earth"):
         maps([run], tmp_path / "in", tmp_path / "outlines", polygons=True)
 
 
