@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -82,6 +83,12 @@ def predict_all(request: MapRequest) -> list[Path]:
                     stack.callback(shutil.rmtree, output.aside, ignore_errors=True)
         with ranks.together():  # all see what there is before any adds to it
             todo = [scenes[i] for i in output.missing(scenes)]
+        seen = ranks.gather(f"{len(todo)} scenes to map, {sha256(repr(todo).encode()).hexdigest()[:8]}")
+        if len(set(seen)) > 1:
+            raise GlacierError(
+                f"ranks see different things ({'; '.join(seen)}); expected one source and one folder for maps "
+                "on a disk that all share, under the same names"
+            )
         start = time.perf_counter()
         if todo:
             _map(members, todo, output, request, ranks)
