@@ -86,8 +86,8 @@ def predict_all(request: MapRequest) -> list[Path]:
         seen = ranks.gather(f"{len(todo)} scenes to map, {sha256(repr(todo).encode()).hexdigest()[:8]}")
         if len(set(seen)) > 1:
             raise GlacierError(
-                f"ranks see different things ({'; '.join(seen)}); expected one source and one folder for maps "
-                "on a disk that all share, under the same names"
+                f"ranks see different things ({'; '.join(seen)}); expected one source and one folder for "
+                "maps, on a disk that all share, under the same names"
             )
         start = time.perf_counter()
         if todo:
