@@ -21,6 +21,8 @@ from tests.integration.server import Bucket, serve_bucket
 
 RELEASE = "https://storage.googleapis.com/public-datasets-lila/icimod-glacier-mapping/hkh_patches.tar.gz"
 NOTHING: Mapping[str, str] = {}
+SIDE = 128
+"""Of scenes, px."""
 KINDS = {85: "Clean ice", 170: "Debris"}
 
 
@@ -108,7 +110,7 @@ class Given:
 def landsat(out: Path, *places: int, more: Mapping[str, str] = NOTHING, labels: bool = False) -> None:
     """Scenes of a file per band, as Landsat 8's are handed out."""
     for place in places:
-        scene = synthesise(5, 128, 128, place=place)
+        scene = synthesise(5, SIDE, SIDE, place=place)
         name = f"LC08_L1TP_14004{place}_20200101"
         where = {"transform": scene.transform, "crs": CRS}
         for code, role in {**{code: role for role, code in CODES.items()}, **more}.items():
@@ -132,7 +134,7 @@ def outlines(out: Path) -> None:
     """Ice and debris of these scenes, with their kind in a column."""
     found = []
     for place in range(1, 8):
-        scene = synthesise(5, 128, 128, place=place)
+        scene = synthesise(5, SIDE, SIDE, place=place)
         found += [
             (KINDS[value], shapely.geometry.shape(shape))
             for shape, value in shapes(
@@ -157,7 +159,7 @@ MAKERS: dict[str, Callable[[Any, Path], object]] = {
     "hills/": lambda given, out: landsat(out, 1, 2, labels=True),
     "new_scenes/": lambda given, out: with_infrared(out),
     "landsat/": lambda given, out: landsat(out, 1, 2, 4, 5, 6, 7, more={"B5": "red"}),
-    "more/": lambda given, out: landsat(out, 3, labels=True),
+    "more/": lambda given, out: landsat(out, 3, more={"B5": "red"}, labels=True),
     "outlines.gpkg": lambda given, out: outlines(out),
     "inventory.shp": lambda given, out: outlines(out),
     "s3://scenes/hills/": lambda given, out: given.put_source(out),

@@ -27,7 +27,8 @@ pytestmark = pytest.mark.slow
 def run(tmp_path_factory):
     """What the demo trains: tiles of 128 px."""
     out = tmp_path_factory.mktemp("demo") / "demo"
-    subprocess.run([sys.executable, "-m", "glacier", "demo", out], check=True, capture_output=True)
+    command = [*on_cores(1), sys.executable, "-m", "glacier", "demo", out]
+    subprocess.run(command, check=True, capture_output=True)
     return out / "run"
 
 
