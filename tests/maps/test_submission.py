@@ -21,6 +21,8 @@ import torch
 from glacier.config import Config, shipped
 from glacier.maps import flatten, solution, submission
 from glacier.maps.submission import write_submission
+from glacier.maps.tiles import find_tiles, read_header, read_pixels
+from glacier.scenes.band_folders import band_files
 from glacier.scenes.files import read_bands
 from glacier.train.loop import train
 from glacier.train.ranks import Ranks
@@ -202,10 +204,26 @@ def submitted(runs, tmp_path_factory) -> Path:
     return out
 
 
-def test_reading_weights_executes_nothing(submitted):
+class Touch:
+    """Pickled, it makes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_reading_weights_executes_nothing(submitted, tmp_path):
     record = torch.load(submitted / "model.pth", weights_only=True)
-    kinds = {v.dtype for v in record["members"][0]["weights"].values()}
-    assert kinds == {torch.float32, torch.int64}
+    record["tta"] = Touch(tmp_path / "made")
+    torch.save(record, tmp_path / "model.pth")
+    written = runpy.run_path(submitted / "solution.py")
+    with pytest.raises(written["GlacierError"], match=r"not the model.pth of this solution"):
+        written["load_model"](tmp_path / "model.pth")
+    assert not (tmp_path / "made").exists()
+    torch.load(tmp_path / "model.pth", weights_only=False)
+    assert (tmp_path / "made").exists()
 
 
 def test_the_code_is_clean_and_names_nothing_that_is_not_there(submitted):
@@ -267,7 +285,7 @@ def test_folders_may_be_called_anything_where_they_are_given_by_name(submitted, 
 def test_ids_of_tiles(tmp_path, name, tile):
     write_raster(tmp_path / "Band1" / name, np.ones((4, 4), np.uint16))
     code = name.split("_")[0] if name.startswith("B") else "Band1"
-    (found,) = solution.find_tiles(tmp_path, {"x": (code,)})
+    (found,) = find_tiles(tmp_path, {"x": (code,)})
     assert (found.name, found.file) == (tile, name)
 
 
@@ -289,10 +307,10 @@ def test_files_are_read_as_the_package_reads_them(tmp_path, dtype, options):
     pixels = rng.integers(low, 200 if dtype == "uint8" else 30_000, (40, 50)).astype(dtype)
     pixels[:5] = 7
     path = write_raster(tmp_path / "Band3" / "x_01_02.tif", pixels, nodata=7, names=["swir1"], **options)
-    (named,) = solution.band_files(path.parent, "Band3")
+    (named,) = band_files(path.parent, "Band3")
     _, (expected,) = read_bands(named)
-    assert solution.read_header(named) == expected
-    read = solution.read_pixels(path)
+    assert read_header(named) == expected
+    read = read_pixels(path)
     assert read.dtype == dtype
     np.testing.assert_array_equal(read, pixels)
 
@@ -440,6 +458,23 @@ def test_a_flattened_module_holds_what_it_needs_and_no_more(package):
 def test_one_name_of_two_modules_is_refused(package):
     package(below=BELOW, top='"""Top."""\n\nfrom few.below import Counter\n\nLIMIT = Counter().up()\n')
     with pytest.raises(ValueError, match=r"LIMIT: defined in few.below and few.top; rename one"):
+        flatten.flattened("few.top")
+
+
+@pytest.mark.parametrize(
+    ("top", "words"),
+    [
+        ("from few.below import Counter as C\n\nC()", "few.top: imports Counter as C"),
+        ("import few.below as below\n\nbelow.Counter()", "few.top: imports few.below as below"),
+        ("from math import sqrt as root\n\nroot(4)", "few.top: imports sqrt as root"),
+        ("from few.below import Counter\nfrom os import path as math\n\nmath, Counter()", "path as math"),
+        ("import statistics as math\nfrom few.below import Counter\n\nmath, Counter().root()", "math: "),
+        ("from math import log as log\nfrom few.below import Counter\n\nLIMIT = log\nCounter", "LIMIT"),
+    ],
+)
+def test_so_is_one_name_for_two_things(package, top, words):
+    package(below=BELOW, top=f'"""Top."""\n\n{top}\n')
+    with pytest.raises(ValueError, match=words):
         flatten.flattened("few.top")
 
 
