@@ -9,7 +9,6 @@ from typing import Any
 from glacier.errors import GlacierError
 from glacier.lock import locked
 from glacier.maps.flatten import flattened
-from glacier.store.bands import Band
 from glacier.train.members import gather
 from glacier.train.portable import packed
 from glacier.train.segmenter import Trained, write_whole
@@ -86,23 +85,25 @@ def _record(runs: Sequence[Trained], tta: bool, half: bool) -> dict[str, Any]:
         "size": members.size,
         "values": [c.value for c in members.classes],
         "fill": names.index("background") if "background" in names else 0,
-        "bands": {band.name: _sought(band, members.selection[band.name]) for band in members.bands},
+        "bands": {
+            band.name: _sought(band.name, band.role, members.selection[band.name]) for band in members.bands
+        },
         "members": [packed(run, half=half) for run in runs],
     }
 
 
-def _sought(band: Band, keys: tuple[str, ...]) -> tuple[str, ...]:
+def _sought(name: str, role: str, keys: tuple[str, ...]) -> tuple[str, ...]:
     """What files may call a band: its name, or its folder, or what that folder holds.
 
     Codes of training do not tell what a band measures, since B2 is green on Landsat 7, but for bands whose
     names do not tell it either.
     """
-    known = keys if band.role == "other" else (band.name,)
+    known = keys if role == "other" else (name,)
     alike = [also for folder in FOLDERS if set(known) & set(folder) for also in folder]
     if not alike:
-        held = ", ".join(name for _, _, name in FOLDERS)
+        names = ", ".join(called for _, _, called in FOLDERS)
         raise GlacierError(
-            f"band {band.name}: in none of the competition's folders Band1 … Band5, which hold {held}; "
+            f"band {name}: in none of the competition's folders Band1 … Band5, which hold {names}; "
             "train without it, by --set data.bands"
         )
     return tuple(dict.fromkeys((*known, *alike)))
