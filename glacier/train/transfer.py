@@ -60,8 +60,8 @@ def unmatched(source: Trained, bands: Sequence[str]) -> str:
         return ""
     return (
         f"--init: {len(new)} of {len(bands)} bands ({', '.join(new)}) are not among those of the run to "
-        f"start from ({', '.join(known)}), and take the mean of their weights; bands are matched by name, which "
-        "`glacier ingest --bands` gives them"
+        f"start from ({', '.join(known)}), and take the mean of their weights; bands are matched by name, "
+        "which `glacier ingest --bands` gives"
     )
 
 
