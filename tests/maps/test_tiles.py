@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import rasterio
+from rasterio.windows import Window
 
 from glacier.errors import GlacierError
 from glacier.maps.tiles import find_tiles, read_header, read_pixels
@@ -60,6 +61,20 @@ def test_files_are_read_as_the_package_reads_them(tmp_path, dtype, options):
     read = read_pixels(path)
     assert read.dtype == dtype
     np.testing.assert_array_equal(read, pixels)
+
+
+@pytest.mark.parametrize(("nodata", "filled"), [(7, 7), (None, 0)])
+def test_blocks_that_are_left_out_hold_what_they_do_to_gdal(tmp_path, nodata, filled):
+    path = write_raster(
+        tmp_path / "x.tif", np.full((32, 32), filled, np.uint16), nodata=nodata, sparse_ok=True, **TILED
+    )
+    with rasterio.open(path, "r+") as file:
+        file.write(np.full((16, 16), 9, np.uint16), 1, window=Window(16, 0, 16, 16))
+        size = path.stat().st_size
+        expected = file.read(1)
+    assert size < 32 * 32 * 2
+    np.testing.assert_array_equal(read_pixels(path), expected)
+    assert set(np.unique(expected)) == {filled, 9}
 
 
 def test_two_tiles_of_one_id_are_refused(tmp_path):
