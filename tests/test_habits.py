@@ -72,6 +72,16 @@ def test_constraints_hold_unless_others_are_asked_for():
     assert "--constraint /dev/null" in made("install", "CONSTRAINTS=/dev/null")
 
 
+def test_another_python_gets_an_environment_of_its_own():
+    """`make` takes one that is there for installed, whatever its Python."""
+    asked = re.findall(r"make test ([^`]*CONSTRAINTS=/dev/null)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert asked
+    for variables in asked:
+        first, *others = made("install", variables).splitlines()
+        assert re.fullmatch(r"python3\.1[2-9] -m venv \.venv31[2-9]", first)
+        assert not [line for line in others if ".venv/" in line]
+
+
 def test_the_hook_is_what_continuous_integration_checks():
     done = subprocess.run(
         [sys.executable, "-m", "pre_commit", "validate-config"], cwd=ROOT, capture_output=True, text=True

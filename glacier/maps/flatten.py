@@ -6,6 +6,7 @@ such a file cannot do otherwise than the package does.
 
 import ast
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -65,7 +66,7 @@ def flattened(name: str) -> str:
     """The source of the module `name`, after that of what it needs.
 
     Raises:
-        ValueError: two modules define one name.
+        ValueError: two modules give one name to different things, or one takes something by another name.
     """
     asked: set[str] = set()
     while True:  # a method that is kept may ask for others
@@ -89,6 +90,9 @@ class _File:
         """Name of what is taken -> the module it is of."""
         for node in _read(root).statements:
             self._follow(root, node)
+        here = Counter([*self.home, *(name for _, _, name in self.imports)])
+        if twice := [name for name, count in here.items() if count > 1]:
+            raise ValueError(f"{twice[0]}: imported, and defined or imported as something else; rename one")
 
     def _follow(self, module: str, node: ast.stmt) -> None:
         """Take what a statement needs."""
@@ -103,7 +107,10 @@ class _File:
 
     def _find(self, module: str, name: str) -> None:
         source, there = _read(module).imported.get(name, (module, name))
-        if source.split(".")[0] != PACKAGE:
+        inside = source.split(".")[0] == PACKAGE
+        if there != name and (there or inside):
+            raise ValueError(f"{module}: imports {there or source} as {name}; expected its own name")
+        if not inside:
             self.imports.add((source, there, name))
             return
         node = _read(source).defined.get(there)

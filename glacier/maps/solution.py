@@ -5,10 +5,7 @@ segmentation_models_pytorch, and opencv-python for files that tifffile cannot re
 """
 
 import argparse
-import os
-import re
 import sys
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,40 +20,14 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from glacier.errors import GlacierError
 from glacier.maps.blend import corners, weights
-from glacier.scenes.band_folders import band_files, by_tile, find_band_folders, pick
-from glacier.scenes.bands import Selection, canonical
-from glacier.scenes.files import Named, name_band, natural
-from glacier.scenes.layouts import select
-from glacier.scenes.read import optical, valid
-from glacier.scenes.scene import SourceBand
+from glacier.maps.tiles import Tile, find_tiles, read_tile
+from glacier.scenes.bands import Selection
 from glacier.train.ensemble import Ensemble
 from glacier.train.portable import unpacked
 from glacier.train.precision import mixed
+from glacier.train.whole import replacing
 
 MODEL = "model.pth"
-FOLDERS = (
-    ("Band1", "B2", "blue"),
-    ("Band2", "B3", "green"),
-    ("Band3", "B4", "red"),
-    ("Band4", "B6", "swir1"),
-    ("Band5", "B10", "thermal"),
-)
-"""What the competition's folders hold: where file names do not say it, a folder's name does."""
-DESCRIPTION = 42112
-"""GDAL's TIFF tag of XML, of what bands are called among others."""
-NODATA = 42113
-"""GDAL's TIFF tag of the no-data value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """One tile of the competition."""
-
-    name: str
-    file: str
-    """Name of its file in the first folder of bands."""
-    bands: list[SourceBand]
-    """Those the model needs, in its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +63,8 @@ def maskgeration(
         Tile id (`img001.tif` -> `001`, else the `02_07` of its name) -> values of classes (H, W) uint8.
 
     Raises:
-        GlacierError: files that are missing, cannot be read or do not fit together.
+        GlacierError: files that are missing, cannot be read or do not fit together, or no place for masks.
+        OSError: a mask cannot be written.
     """
     place = Path(model_path)
     if place.is_dir():
@@ -100,15 +72,30 @@ def maskgeration(
         inside = place / MODEL
         place = inside if inside.is_file() else Path(__file__).parent / MODEL
     model = load_model(place)
+    tiles = find_tiles(imagepath, model.sought)
+    if output:
+        make_folder(Path(output), tiles)
     masks = {}
-    for tile in tqdm(find_tiles(imagepath, model.sought), unit="tile"):
-        if tile.name in masks:
-            raise GlacierError(f"{tile.file}: a second tile {tile.name}; expected each once")
+    for tile in tqdm(tiles, unit="tile"):
         masks[tile.name] = mask_of(read_tile(tile), model)
         if output:
-            Path(output).mkdir(parents=True, exist_ok=True)
-            tifffile.imwrite(Path(output) / tile.file, masks[tile.name])
+            with replacing(Path(output) / tile.file) as partial:
+                tifffile.imwrite(partial, masks[tile.name])
     return masks
+
+
+def make_folder(out: Path, tiles: list[Tile]) -> None:
+    """Make the folder of masks.
+
+    Raises:
+        GlacierError: it cannot be made, or bands lie in it, which masks would overwrite.
+    """
+    if out.resolve() in {folder.resolve() for tile in tiles for folder in tile.folders}:
+        raise GlacierError(f"{out}: bands lie there; expected another folder for the masks")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GlacierError(f"{out}: no folder for the masks ({error.strerror}); choose another") from error
 
 
 def load_model(path: Path) -> Model:
@@ -121,117 +108,19 @@ def load_model(path: Path) -> Model:
         raise GlacierError(f"{path}: no such file; expected the {MODEL} that came with this solution")
     try:
         record: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        sought = {name: _sought(name, keys) for name, keys in record["bands"].items()}
-        members = [unpacked(member, list(sought)) for member in record["members"]]
+        members = [unpacked(member, list(record["bands"])) for member in record["members"]]
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return Model(
+            ensemble=Ensemble(members, tta=record["tta"]).to(device).eval(),
+            sought=record["bands"],
+            size=record["size"],
+            values=np.array(record["values"], np.uint8),
+            fill=record["fill"],
+            device=device,
+            batch=8 if device.type == "cuda" else 1,
+        )
     except Exception as error:  # what a damaged file makes the unpickler raise has no common base
         raise GlacierError(f"{path}: not the {MODEL} of this solution; copy it again") from error
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Model(
-        ensemble=Ensemble(members, tta=record["tta"]).to(device).eval(),
-        sought=sought,
-        size=record["size"],
-        values=np.array(record["values"], np.uint8),
-        fill=record["fill"],
-        device=device,
-        batch=8 if device.type == "cuda" else 1,
-    )
-
-
-def _sought(name: str, keys: tuple[str, ...]) -> tuple[str, ...]:
-    """What files may call a band besides: as its folder is, or what that folder holds."""
-    alike = [also for folder in FOLDERS if name in folder for also in folder]
-    return tuple(dict.fromkeys((*keys, *alike)))
-
-
-def find_tiles(images: Mapping[str, str | Path] | str | Path, sought: Selection) -> list[Tile]:
-    """All tiles, in natural order.
-
-    Raises:
-        GlacierError: no tile, one that lacks a band, or a file that cannot be read.
-    """
-    if isinstance(images, Mapping):
-        folders = {name: Path(folder) for name, folder in images.items()}
-    else:
-        folders = {folder.name: folder for folder in find_band_folders(Path(images))}
-    for folder in folders.values():
-        if not folder.is_dir():
-            raise GlacierError(f"{folder}: no such folder; expected one of a band's files")
-    files = {
-        folders[name]: by_tile(band_files(folders[name], name))
-        for name in sorted(folders, key=lambda name: natural(Path(name)))
-    }
-    tiles = []
-    for tile in sorted({tile for of in files.values() for tile in of}, key=lambda t: natural(Path(t))):
-        named = [pick(folder, of, tile) for folder, of in files.items()]
-        bands = select(tile, [read_header(file) for file in named], sought)
-        part = re.search(r"(?<!\d)\d\d_\d\d(?!\d)", tile)
-        tiles.append(Tile(part[0] if part else tile, named[0].path.name, bands))
-    if not tiles:
-        raise GlacierError(f"{images}: no tile; expected folders Band1, Band2, … of GeoTIFFs")
-    return tiles
-
-
-def read_header(file: Named) -> SourceBand:
-    """What a file says of its band.
-
-    Raises:
-        GlacierError: it cannot be read, or holds several bands.
-    """
-    try:
-        with tifffile.TiffFile(file.path) as tif:
-            page = tif.pages.first
-            tags = {tag.code: str(tag.value) for tag in page.tags}
-            dtype, shape = np.dtype(page.dtype).name, page.shape
-        items = ElementTree.fromstring(tags[DESCRIPTION]) if DESCRIPTION in tags else ()
-        nodata = float(tags[NODATA].strip(" \0")) if NODATA in tags else None
-    except Exception as error:  # likewise of tifffile
-        raise GlacierError(f"{file.path}: cannot be read as a TIFF ({error})") from error
-    if len(shape) != 2:
-        raise GlacierError(f"{file.path}: pixels of shape {shape}, expected one band")
-    described = [item.text or "" for item in items if item.get("role") == "description"]
-    name, code = name_band(file, canonical(file.code), "".join(described[:1]))
-    return SourceBand(name, code, file.path, 1, dtype, nodata)
-
-
-def read_pixels(path: Path) -> NDArray[np.generic]:
-    """A file's values (H, W): by tifffile, or where it lacks the codec (LZW), by OpenCV.
-
-    Raises:
-        GlacierError: neither can.
-    """
-    with tifffile.TiffFile(path) as tif:
-        page = tif.pages.first
-        try:
-            return np.asarray(page.asarray())
-        except ValueError as error:
-            os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # it would warn of every tag of GDAL's
-            import cv2
-
-            values, dtype = cv2.imread(str(path), cv2.IMREAD_UNCHANGED), np.dtype(page.dtype)
-            if values is None or values.shape != page.shape or values.itemsize != dtype.itemsize:
-                raise GlacierError(f"{path}: cannot be read by tifffile ({error}) nor by OpenCV") from error
-            return np.asarray(values).view(dtype)  # OpenCV may take signed integers for unsigned ones
-
-
-def read_tile(tile: Tile) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Physical values (H, W, B), NaN without data; and where light gave any (H, W).
-
-    Raises:
-        GlacierError: a file that cannot be read, or of another size than the first.
-    """
-    planes: list[NDArray[np.float32]] = []
-    light, held = set(optical(tile.bands)), []
-    for index, band in enumerate(tile.bands):
-        values = read_pixels(band.path)
-        if planes and values.shape != planes[0].shape:
-            raise GlacierError(
-                f"{band.path}: {values.shape} px, expected {planes[0].shape} as in {tile.file}"
-            )
-        mask = valid(values, band)
-        there = np.ones(values.shape, bool) if mask is None else mask
-        planes.append(np.where(there, values.astype(np.float32), np.float32(np.nan)))
-        held += [there] if index in light else []
-    return np.stack(planes, axis=-1), np.any(held, axis=0)
 
 
 def mask_of(tile: tuple[NDArray[np.float32], NDArray[np.bool_]], model: Model) -> NDArray[np.uint8]:
@@ -270,7 +159,7 @@ def main() -> None:
     given = parser.parse_args()
     try:
         print(f"{len(maskgeration(given.images, given.model, given.output))} masks")
-    except GlacierError as error:
+    except (GlacierError, OSError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 

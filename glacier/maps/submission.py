@@ -6,17 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from glacier.errors import GlacierError
+from glacier.lock import locked
 from glacier.maps.flatten import flattened
 from glacier.train.members import gather
 from glacier.train.portable import packed
-from glacier.train.segmenter import Trained
+from glacier.train.segmenter import Trained, write_whole
 from glacier.version import __version__
 
 LIMIT = 300e6
 """Bytes of weights that the competition takes."""
+FOLDERS = (
+    ("Band1", "B2", "blue"),
+    ("Band2", "B3", "green"),
+    ("Band3", "B4", "red"),
+    ("Band4", "B6", "swir1"),
+    ("Band5", "B10", "thermal"),
+)
+"""What the competition's folders hold: where file names do not say it, a folder's name does."""
 
 
 def write_submission(runs: Sequence[Trained], out: Path, *, tta: bool) -> int:
@@ -34,47 +41,69 @@ def write_submission(runs: Sequence[Trained], out: Path, *, tta: bool) -> int:
         GlacierError: `out` is there, runs that differ in classes, whose classes do not fit into a mask
             or whose bands are in no folder of the competition, or too many weights.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise GlacierError(f"{out}: exists and is not empty; give a new folder for the submission")
-    record = _record(runs, tta)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        (partial / "solution.py").write_text(flattened("glacier.maps.solution"), encoding="utf-8")
-        torch.save(record, partial / "model.pth")
-        size = (partial / "model.pth").stat().st_size
-        if size >= LIMIT:
-            raise GlacierError(
-                f"{out}: {size / 1e6:.0f} MB of weights, expected less than {LIMIT / 1e6:.0f}; give fewer "
-                "runs, or train a smaller model.encoder"
-            )
-        os.replace(partial, out)
-    finally:
+    with locked(out):
+        if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+            what = "is a link" if out.is_symlink() else "exists and is not empty"
+            raise GlacierError(f"{out}: {what}; give a new folder for the submission")
+        partial = out.with_name(f".{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            (partial / "solution.py").write_text(flattened("glacier.maps.solution"), encoding="utf-8")
+            size = _write_weights(runs, partial / "model.pth", tta)
+            if size >= LIMIT:
+                raise GlacierError(
+                    f"{out}: {size / 1e6:.0f} MB of weights, expected less than {LIMIT / 1e6:.0f}; give "
+                    "fewer runs, or train a smaller model.encoder"
+                )
+            os.replace(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return size
 
 
-def _record(runs: Sequence[Trained], tta: bool) -> dict[str, Any]:
+def _write_weights(runs: Sequence[Trained], path: Path, tta: bool) -> int:
+    """As they are, or where that is too much in half precision; bytes."""
+    for half in (False, True):
+        write_whole(_record(runs, tta, half), path)
+        size = path.stat().st_size
+        if size < LIMIT:
+            break
+    return size
+
+
+def _record(runs: Sequence[Trained], tta: bool, half: bool) -> dict[str, Any]:
     """What `model.pth` holds: plain values and tensors."""
     members = gather(runs)
     for c in members.classes:
         if not 0 <= c.value <= 255:
             raise GlacierError(f"class {c.name}: value {c.value}, expected 0 to 255, as masks hold")
-    for band in members.bands:
-        if band.role in ("texture", "terrain"):
-            raise GlacierError(
-                f"band {band.name}: {band.role}, expected bands that lie in Band1, Band2, …; train without "
-                "it, by --set data.bands"
-            )
     names = [c.name for c in members.classes]
-    single = sum(value.numel() * 4 for run in runs for value in run.weights.values())
     return {
         "made_by": f"glacier {__version__}",
         "tta": tta,
         "size": members.size,
         "values": [c.value for c in members.classes],
         "fill": names.index("background") if "background" in names else 0,
-        "bands": dict(members.selection),
-        "members": [packed(run, half=single > 0.95 * LIMIT) for run in runs],
+        "bands": {
+            band.name: _sought(band.name, band.role, members.selection[band.name]) for band in members.bands
+        },
+        "members": [packed(run, half=half) for run in runs],
     }
+
+
+def _sought(name: str, role: str, keys: tuple[str, ...]) -> tuple[str, ...]:
+    """What files may call a band: its name, or its folder, or what that folder holds.
+
+    Codes of training do not tell what a band measures, since B2 is green on Landsat 7, but for bands whose
+    names do not tell it either.
+    """
+    known = keys if role == "other" else (name,)
+    alike = [also for folder in FOLDERS if set(known) & set(folder) for also in folder]
+    if not alike:
+        names = ", ".join(called for _, _, called in FOLDERS)
+        raise GlacierError(
+            f"band {name}: in none of the competition's folders Band1 … Band5, which hold {names}; "
+            "train without it, by --set data.bands"
+        )
+    return tuple(dict.fromkeys((*known, *alike)))

@@ -77,8 +77,9 @@ class Parts:
 
 
 def rasters(folder: Path) -> list[Path]:
-    """Raster files directly in `folder`, in natural order (2 before 10)."""
+    """Raster files directly in `folder`, in natural order (2 before 10); but for `._x.tif`, macOS's own."""
     files = (f for f in folder.iterdir() if f.suffix.lower() in RASTERS and not f.is_dir())
+    files = (f for f in files if not f.name.startswith("._"))
     return sorted(files, key=natural)
 
 

@@ -22,6 +22,7 @@ from glacier.train.segmenter import Trained, load_run
 from glacier.train.stop import Stop
 from glacier.train.thresholds import choose_thresholds
 from glacier.train.trainer import LOOK, Stopwatch, Trainer
+from glacier.train.transfer import unmatched
 from glacier.train.whole import write_text_whole
 
 RESERVE = 20.0
@@ -67,6 +68,8 @@ def train(
         if resume["finished"] and len(resume["history"]) >= config.train.epochs:
             return [Epoch.from_record(epoch) for epoch in resume["history"]]
     trainer = Trainer(config, store, ranks, init)
+    if init and not resume and ranks.main and (words := unmatched(init, [b.name for b in trainer.bands])):
+        warn(words)
     history = checkpoint.restore(trainer, resume) if resume else []
     run = Run(trainer, history, out, track if ranks.main else silence, stop or Stop())
     if resume:

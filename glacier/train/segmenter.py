@@ -148,7 +148,10 @@ class Trained:
 def write_whole(record: dict[str, Any], path: Path) -> None:
     """Save `record` at `path` so that whoever looks finds the old file or the new one, never a part."""
     with replacing(path) as partial, partial.open("wb") as file:
-        torch.save(record, file)
+        try:
+            torch.save(record, file)
+        except RuntimeError as error:  # of its archive's end, where the disk was full before
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
         file.flush()
         os.fsync(file.fileno())
 

@@ -52,6 +52,19 @@ def transfer(
             value.copy_(old)
 
 
+def unmatched(source: Trained, bands: Sequence[str]) -> str:
+    """What the user should know of `bands` that `source` has not seen; nothing where it knows them all."""
+    known = [band.name for band in source.bands]
+    new = [name for name in bands if name not in known]
+    if not new:
+        return ""
+    return (
+        f"--init: {len(new)} of {len(bands)} bands ({', '.join(new)}) are not among those of the run to "
+        f"start from ({', '.join(known)}), and take the mean of their weights; bands are matched by name, "
+        "which `glacier ingest --bands` gives"
+    )
+
+
 def _first(net: nn.Module, channels: int) -> str:
     """The name of the first convolution's weights."""
     for name, module in net.named_modules():

@@ -3,11 +3,15 @@
 import json
 import os
 import re
+import resource
 import runpy
 import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path
@@ -19,9 +23,10 @@ import tifffile
 import torch
 
 from glacier.config import Config, shipped
-from glacier.maps import flatten, solution, submission
+from glacier.errors import GlacierError
+from glacier.lock import locked
+from glacier.maps import solution, submission
 from glacier.maps.submission import write_submission
-from glacier.scenes.files import read_bands
 from glacier.train.loop import train
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import load_run
@@ -173,10 +178,12 @@ def test_nothing_else_can_be_imported(tmp_path):
 
 def test_weights_that_would_be_too_many_are_halved(runs, tiles, tmp_path, call, monkeypatch):
     """As those of an exported run are; that changes next to nothing."""
-    monkeypatch.setattr(submission, "LIMIT", 3e6)
-    write_submission([load_run(runs[0])], tmp_path / "sub", tta=False)
-    record = torch.load(tmp_path / "sub" / "model.pth", weights_only=True)
-    assert {v.dtype for v in record["members"][0]["weights"].values()} == {torch.float16, torch.int64}
+    size = write_submission([load_run(runs[0])], tmp_path / "first", tta=False)
+    for name, limit, dtype in (("full", size + 1, torch.float32), ("sub", size, torch.float16)):
+        monkeypatch.setattr(submission, "LIMIT", limit)
+        write_submission([load_run(runs[0])], tmp_path / name, tta=False)
+        record = torch.load(tmp_path / name / "model.pth", weights_only=True)
+        assert {v.dtype for v in record["members"][0]["weights"].values()} == {dtype, torch.int64}
     run_solution(
         [
             tmp_path / "sub" / "solution.py",
@@ -202,10 +209,27 @@ def submitted(runs, tmp_path_factory) -> Path:
     return out
 
 
-def test_reading_weights_executes_nothing(submitted):
+class Touch:
+    """Pickled, it makes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_reading_weights_executes_nothing(submitted, tmp_path):
     record = torch.load(submitted / "model.pth", weights_only=True)
-    kinds = {v.dtype for v in record["members"][0]["weights"].values()}
-    assert kinds == {torch.float32, torch.int64}
+    record["tta"] = Touch(tmp_path / "made")
+    torch.save(record, tmp_path / "model.pth")
+    written = runpy.run_path(submitted / "solution.py")
+    assert written["load_model"](submitted / "model.pth").size == 64
+    with pytest.raises(written["GlacierError"], match=r"not the model.pth of this solution"):
+        written["load_model"](tmp_path / "model.pth")
+    assert not (tmp_path / "made").exists()
+    torch.load(tmp_path / "model.pth", weights_only=False)
+    assert (tmp_path / "made").exists()
 
 
 def test_the_code_is_clean_and_names_nothing_that_is_not_there(submitted):
@@ -253,50 +277,6 @@ def test_folders_may_be_called_anything_where_they_are_given_by_name(submitted, 
         np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / f"img{name}.tif"), mask)
 
 
-@pytest.mark.parametrize(
-    ("name", "tile"),
-    [
-        ("img001.tif", "001"),
-        ("B2_B2_masked_02_07.tif", "02_07"),
-        ("B10_12_03.tif", "12_03"),
-        ("Landsat_2019_02_07.tif", "02_07"),
-        ("02_07_masked.TIF", "02_07"),
-        ("B2_B2_masked_02_07_2020.tif", "02_07"),
-    ],
-)
-def test_ids_of_tiles(tmp_path, name, tile):
-    write_raster(tmp_path / "Band1" / name, np.ones((4, 4), np.uint16))
-    code = name.split("_")[0] if name.startswith("B") else "Band1"
-    (found,) = solution.find_tiles(tmp_path, {"x": (code,)})
-    assert (found.name, found.file) == (tile, name)
-
-
-TILED = {"tiled": True, "blockxsize": 16, "blockysize": 16}
-KINDS = [
-    (dtype, {**({"compress": compress} if compress else {}), **layout, **predictor})
-    for dtype in ("uint8", "int16", "uint16", "int32", "float32")
-    for compress in (None, "lzw", "deflate", "packbits")
-    for layout in ({}, TILED)
-    for predictor in ({}, {"predictor": 3 if dtype == "float32" else 2})
-    if not predictor or compress in ("lzw", "deflate")
-]
-
-
-@pytest.mark.parametrize(("dtype", "options"), KINDS)
-def test_files_are_read_as_the_package_reads_them(tmp_path, dtype, options):
-    rng = np.random.default_rng(0)
-    low = -40 if dtype[0] != "u" else 0
-    pixels = rng.integers(low, 200 if dtype == "uint8" else 30_000, (40, 50)).astype(dtype)
-    pixels[:5] = 7
-    path = write_raster(tmp_path / "Band3" / "x_01_02.tif", pixels, nodata=7, names=["swir1"], **options)
-    (named,) = solution.band_files(path.parent, "Band3")
-    _, (expected,) = read_bands(named)
-    assert solution.read_header(named) == expected
-    read = solution.read_pixels(path)
-    assert read.dtype == dtype
-    np.testing.assert_array_equal(read, pixels)
-
-
 def spoil_model(folder: Path, tiles: Path) -> list:
     (folder / "m.pth").write_bytes(b"no")
     return [tiles, folder / "m.pth"]
@@ -333,9 +313,63 @@ def other_size(folder: Path, tiles: Path) -> list:
     return [copy, "model.pth"]
 
 
+LANDSAT7 = {"blue": "B1", "green": "B2", "red": "B3", "swir1": "B5", "thermal": "B6"}
+
+
+@pytest.mark.parametrize("first", [[], [1]])
+def test_bands_are_found_by_folder_whatever_they_were_called_in_training(runs, tiles, tmp_path, first):
+    """B2 is blue on Landsat 8, which the tiles are of, and green on Landsat 7."""
+    five, others = load_run(runs[0]), [load_run(runs[i]) for i in first]
+    old = replace(five, bands=tuple(replace(band, code=LANDSAT7[band.name]) for band in five.bands))
+    write_submission([*others, five], tmp_path / "new", tta=False)
+    write_submission([old, *others], tmp_path / "old", tta=False)
+    new, old = (solution.maskgeration(tiles, tmp_path / name / "model.pth") for name in ("new", "old"))
+    assert len(new) == 3
+    for tile, mask in new.items():
+        np.testing.assert_array_equal(old[tile], mask)
+
+
+def test_masks_are_not_written_over_bands(submitted, tiles, tmp_path):
+    copy = shutil.copytree(tiles, tmp_path / "t")
+    before = {path: path.read_bytes() for path in copy.glob("*/*")}
+    (tmp_path / "link").symlink_to(copy / "Band1")
+    shutil.copy(submitted / "model.pth", copy / "Band2")
+    model = submitted / "model.pth"
+    for given in ((model, copy / "Band1"), (model, tmp_path / "link"), (copy / "Band2", None)):
+        with pytest.raises(GlacierError, match="bands lie there; expected another folder"):
+            solution.maskgeration(copy, *given)
+    (copy / "Band2" / "model.pth").unlink()
+    assert {path: path.read_bytes() for path in copy.glob("*/*")} == before
+
+
+@contextmanager
+def disk_of(room: int) -> Iterator[None]:
+    """No file may become larger than `room` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_part(runs, submitted, tiles, tmp_path, call, monkeypatch):
+    out = tmp_path / "masks"
+    words = ["solution.py", tiles, submitted / "model.pth", "--output", out]
+    monkeypatch.setattr(sys, "argv", [*map(str, words)])
+    with disk_of(3000), pytest.raises(SystemExit, match=r"^error: [^\n]+$"):
+        solution.main()
+    assert not list(out.glob("*.tif"))
+    shutil.rmtree(out)
+    with disk_of(10**6):
+        assert "File too large" in one_line(call("export", runs[0], "sub", "--competition"))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (lambda f, t: [t, "model.pth", "--output", __file__], "no folder for the masks (File exists)"),
         (lambda f, t: [t, f / "none.pth"], "none.pth: no such file; expected the model.pth"),
         (spoil_model, "m.pth: not the model.pth of this solution"),
         (lambda f, t: [f, "model.pth"], "no tile; expected folders Band1, Band2, … of GeoTIFFs"),
@@ -360,87 +394,26 @@ def test_what_is_wrong_is_one_line(submitted, tiles, tmp_path, monkeypatch, caps
 def test_what_cannot_be_submitted_is_one_line(runs, tmp_path, call, monkeypatch):
     five, two, seven = runs
     line = one_line(call("export", five, seven, "sub", "--competition"))
-    assert re.search(r"band glcm_\w+: texture, expected bands that lie in Band1, .*data.bands", line)
+    assert re.search(r"band glcm_\w+: in none of the competition's folders .*swir1.*data.bands", line)
+    run = load_run(two)
+    for name, role, code in (("nir", "optical", "B4"), ("elevation", "terrain", "B2"), ("x", "other", "x")):
+        bands = (run.bands[0], replace(run.bands[1], name=name, role=role, code=code))
+        with pytest.raises(GlacierError, match=f"band {name}: in none of"):
+            write_submission([replace(run, bands=bands)], tmp_path / "sub", tta=False)
     assert "2 runs without --competition" in one_line(call("export", five, two, "x.safetensors"), 2)
     assert "--tta without --competition" in one_line(call("export", five, "x.safetensors", "--tta"), 2)
     monkeypatch.setattr(submission, "LIMIT", 1e6)
     line = one_line(call("export", five, "sub", "--competition"))
     assert re.search(r"sub: \d+ MB of weights, expected less than 1; give fewer runs", line)
+    with locked(tmp_path / "sub"):
+        assert "another command is writing" in one_line(call("export", five, "sub", "--competition"))
+    assert "cannot be written" in one_line(call("export", five, ".", "--competition"))
     assert not list(tmp_path.iterdir())
+    (tmp_path / "link").symlink_to("elsewhere")
+    assert "link: is a link; give a new" in one_line(call("export", five, "link", "--competition"))
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "mine").touch()
     assert "exists and is not empty" in one_line(call("export", five, "sub", "--competition"))
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A package of two modules to be flattened."""
-    monkeypatch.setattr(flatten, "PACKAGE", "few")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "few", raising=False)
-    flatten._read.cache_clear()
-
-    def write(**modules: str) -> None:
-        (tmp_path / "few").mkdir()
-        for name, text in {"__init__": "", **modules}.items():
-            (tmp_path / "few" / f"{name}.py").write_text(text)
-
-    return write
-
-
-BELOW = '''"""Below."""
-
-import math
-import os
-
-LIMIT = 3
-"""The most."""
-UNUSED = os.sep
-
-
-class Counter:
-    """Counts."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def up(self) -> int:
-        """One more."""
-        return self.step(1)
-
-    def step(self, by: int) -> int:
-        """Some more."""
-        self.count = min(self.count + by, LIMIT)
-        return self.count
-
-    def root(self) -> float:
-        """Nobody asks for it."""
-        return math.sqrt(self.count)
-
-
-def unused() -> str:
-    return UNUSED
-'''
-
-
-def test_a_flattened_module_holds_what_it_needs_and_no_more(package):
-    top = "from few.below import Counter\n\n\ndef main() -> int:\n    return Counter().up()\n"
-    package(below=BELOW, top=f'"""Top."""\n\n{top}')
-    text = flatten.flattened("few.top")
-    space: dict = {}
-    exec(text, space)
-    assert space["main"]() == 1
-    assert space["LIMIT"] == 3
-    assert not {"unused", "UNUSED", "os", "math"} & set(space)
-    assert not hasattr(space["Counter"], "root")
-    assert text.startswith('"""Top."""\n')
-    assert '"""The most."""' in text
-
-
-def test_one_name_of_two_modules_is_refused(package):
-    package(below=BELOW, top='"""Top."""\n\nfrom few.below import Counter\n\nLIMIT = Counter().up()\n')
-    with pytest.raises(ValueError, match=r"LIMIT: defined in few.below and few.top; rename one"):
-        flatten.flattened("few.top")
 
 
 @pytest.mark.slow

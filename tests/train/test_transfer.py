@@ -73,6 +73,24 @@ def test_classes_keep_their_heads_by_name_and_new_ones_start_anew(source):
         assert torch.equal(new[2], old[0])
 
 
+@pytest.mark.parametrize(
+    ("bands", "words"),
+    [
+        ('["blue","red"]', None),
+        (
+            '["blue","swir1"]',
+            "1 of 2 bands (swir1) are not among those of the run to start from (blue, red, th",
+        ),
+        ('["green","swir1"]', "2 of 2 bands (green, swir1) are not among"),
+    ],
+)
+def test_what_takes_the_mean_is_said_once_by_the_main_rank(source, store, tmp_path, capsys, bands, words):
+    train(config(f"data.bands={bands}"), store, tmp_path, ALONE, init=source)
+    said = capsys.readouterr().err
+    assert said.count("warning: --init: ") == (words is not None)
+    assert (words or "") in said
+
+
 def test_another_model_is_refused_by_name(source):
     other = replace(source.config.model, encoder="resnet18", decoder_channels=())
     net = made(replace(source.config, model=other), 4)
