@@ -1,7 +1,9 @@
 """Cross-validation, the report, and the commands around a training."""
 
 import json
+import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
