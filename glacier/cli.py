@@ -342,7 +342,8 @@ def evaluate(
     from glacier.train.start import newest_run
 
     with join_ranks() as ranks:
-        trained = runs_from_main(ranks, lambda: [load_run(run) for run in runs or (newest_run(),)])
+        names = ranks.from_main(lambda: {"runs": [str(run) for run in runs or (newest_run(),)]})["runs"]
+        trained = runs_from_main(ranks, lambda: [load_run(Path(name)) for name in names])
         opened = open_same(ranks, lambda: store_of(trained[0].config, store))
         rated = evaluate_runs(
             trained, opened, split, ranks, pixels=pixels, tta=tta, track=console.bar  # type: ignore[arg-type]
@@ -352,8 +353,7 @@ def evaluate(
     if as_json:
         click.echo(json.dumps({**rated.to_json(), "pixels": pixels, "split": split, "tta": tta}))
         return
-    names = ", ".join(map(str, runs or (newest_run(),)))
-    title = f"{names} on {opened.name}, {split} tiles{', eight symmetries' if tta else ''}"
+    title = f"{', '.join(names)} on {opened.name}, {split} tiles{', eight symmetries' if tta else ''}"
     console.out.print(score_table(rated, title, pixels))
     if split == "val":
         console.note("the best epoch and the thresholds were chosen on these tiles; expect less elsewhere")

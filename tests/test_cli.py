@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from glacier.errors import GlacierError
+from glacier.train.start import new_run
 from tests.helpers import NORTH_UP, one_line, write_raster, write_scene
 
 
@@ -197,6 +200,12 @@ def test_a_run_is_not_written_over(call, store, tmp_path):
     message = one_line(call("train", "--store", store.path, "--out", "mine"), 1)
     assert "mine: exists; give a new folder" in message
     assert [f.name for f in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_trainings_begun_at_once_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(new_run, ["x"] * 40)) == {Path(f"runs/x-{n}") for n in range(1, 41)}
 
 
 def test_paths_with_spaces_and_letters_of_any_language(call, tmp_path):

@@ -129,9 +129,12 @@ class Ranks:
                 torch.save(make(), content)
         length = torch.tensor([content.tell()])
         dist.broadcast(length, 0)
-        held = bytearray(content.getbuffer()) if self.main else bytearray(int(length))
-        dist.broadcast(torch.frombuffer(held, dtype=torch.uint8), 0)
-        record: dict[str, Any] = torch.load(io.BytesIO(held), weights_only=True)
+        if not self.main:
+            content.seek(int(length) - 1)
+            content.write(b"\0")  # as long as rank 0's, to be received into
+        dist.broadcast(torch.frombuffer(content.getbuffer(), dtype=torch.uint8), 0)
+        content.seek(0)
+        record: dict[str, Any] = torch.load(content, weights_only=True)
         return record
 
 
@@ -141,7 +144,7 @@ def join_ranks() -> Iterator[Ranks]:
 
     Raises:
         UsageError: more processes than GPUs on this machine.
-        GlacierError: another rank has ended.
+        GlacierError: another rank has ended, or cannot be met.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -160,7 +163,16 @@ def join_ranks() -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(0, 1, device)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=device if cuda else None)
+    try:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=device if cuda else None
+        )
+    except (RuntimeError, ValueError) as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise GlacierError(
+            f"rank {os.environ.get('RANK')} of {world} cannot meet the others at {where}: "
+            f"{str(error).splitlines()[0]}; expected a free port of rank 0's machine, open to all"
+        ) from error
     try:
         yield Ranks(dist.get_rank(), world, device)
     except RuntimeError as error:

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,23 +54,24 @@ def start_training(request: Request) -> Path:
         GlacierError: no store, or a run that stands in the way.
     """
     with Stop(request.limit) as stop, join_ranks() as ranks:
-        if request.resume is not None:
-            return _resume(request, ranks, stop)
-        return _start(request, ranks, stop)
+        begun = ranks.from_main(
+            lambda: _begin(request) if request.resume is None else _begin_again(request)
+        )
+        return (_resume if begun["goes on"] else _start)(request, begun, ranks, stop)
 
 
-def _start(request: Request, ranks: Ranks, stop: Stop) -> Path:
-    begun = ranks.from_main(lambda: _begin(request))
-    config, folder = Config.from_dict(begun["config"], "rank 0's settings"), Path(begun["folder"])
+def _start(request: Request, begun: dict[str, Any], ranks: Ranks, stop: Stop) -> Path:
+    """Train what rank 0 has begun: of another rank's request only the store counts."""
+    config = Config.from_dict(begun["config"], "rank 0's settings")
     store = open_same(ranks, lambda: Store(request.store or config.data.store))
     init = runs_from_main(ranks, lambda: [load_run(request.init)] if request.init else [])
+    folder = Path(ranks.from_main(lambda: {"folder": str(_made(request.out, begun["name"]))})["folder"])
     if ranks.main:
-        folder.mkdir(parents=True, exist_ok=True)
         console.note(
             f"{store.path}: {len(store)} tiles; {begun['why']}; {ranks.world} x {ranks.device.type}"
         )
         console.note(config.to_toml())
-    if request.fold == "all":
+    if begun["all folds"]:
         folds.train_folds(config, store, folder, ranks, stop, *init)
         return folder
     history = train(config, store, folder, ranks, console.bar, init=next(iter(init), None), stop=stop)
@@ -77,15 +79,22 @@ def _start(request: Request, ranks: Ranks, stop: Stop) -> Path:
     return folder
 
 
-def _begin(request: Request) -> dict[str, str | dict[str, Any]]:
-    """Settings, where they are from, and a folder for the run."""
+def _begin(request: Request) -> dict[str, Any]:
+    """Settings, where they are from, and what a folder for the run is called."""
     config, name, why = _resolved(request)
-    folder = request.out or new_run(Path(name).stem)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise GlacierError(
-            f"{folder}: exists; give a new folder with --out, or go on with --resume {folder}"
-        )
-    return {"config": config.to_dict(), "folder": str(folder), "why": why}
+    out = request.out
+    if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise GlacierError(f"{out}: exists; give a new folder with --out, or go on with --resume {out}")
+    about = {"config": config.to_dict(), "name": Path(name).stem, "why": why}
+    return {"goes on": False, "all folds": request.fold == "all", **about}
+
+
+def _made(out: Path | None, name: str) -> Path:
+    """The run's folder: the one asked for, or a new one."""
+    if out is None:
+        return new_run(name)
+    out.mkdir(parents=True, exist_ok=True)
+    return out
 
 
 def _resolved(request: Request) -> tuple[Config, str, str]:
@@ -111,11 +120,10 @@ def _fitted(config: Config, store: Store, given: Mapping[str, Any]) -> Config:
     return config
 
 
-def _resume(request: Request, ranks: Ranks, stop: Stop) -> Path:
+def _resume(request: Request, begun: dict[str, Any], ranks: Ranks, stop: Stop) -> Path:
     """Go on with a run; in a new folder, if one is given."""
-    begun = ranks.from_main(lambda: _begin_again(request))
     folder, record = Path(begun["folder"]), begun["record"]
-    config = checkpoint.resumed_config(record, parse_settings(request.settings), "--resume")
+    config = Config.from_dict(begun["config"], "rank 0's settings")
     store = open_same(ranks, lambda: store_of(config, request.store))
     config = config.replaced("data", store=str(store.path))
     if begun["all folds"]:
@@ -129,7 +137,7 @@ def _resume(request: Request, ranks: Ranks, stop: Stop) -> Path:
 
 
 def _begin_again(request: Request) -> dict[str, Any]:
-    """The run to go on with, where it is to be, and what is known of it."""
+    """The run to go on with, where it is to be, its settings, and what is known of it."""
     if request.config or request.init:
         raise UsageError("--resume goes on with a run's own settings; leave out --config and --init")
     source = Path(request.resume) if request.resume else newest_run(checkpoint.LAST)
@@ -143,8 +151,10 @@ def _begin_again(request: Request) -> dict[str, Any]:
         )
     if not every and request.fold is not None:
         raise UsageError("--resume goes on with a run's own fold; leave out --fold")
-    about = {"about": {"config": folds.read_config(folder)}} if every else None
-    return {"folder": str(folder), "all folds": every, "record": about or checkpoint.read(folder)}
+    record = {"about": {"config": folds.read_config(folder)}} if every else checkpoint.read(folder)
+    config = checkpoint.resumed_config(record, parse_settings(request.settings), "--resume")
+    about = {"folder": str(folder), "config": config.to_dict(), "record": None if every else record}
+    return {"goes on": True, "all folds": every, **about}
 
 
 def _copy(source: Path, folder: Path) -> None:
@@ -181,9 +191,16 @@ def found(config: Path) -> Path:
 
 
 def new_run(name: str) -> Path:
-    """`runs/NAME-N` with the next free N."""
-    numbers = [int(m[1]) for f in _runs() if (m := re.fullmatch(rf"{re.escape(name)}-(\d+)", f.name))]
-    return RUNS / f"{name}-{max(numbers, default=0) + 1}"
+    """Make `runs/NAME-N` with the next free N."""
+    RUNS.mkdir(exist_ok=True)
+    while True:
+        numbers = [
+            int(m[1]) for f in RUNS.iterdir() if (m := re.fullmatch(rf"{re.escape(name)}-(\d+)", f.name))
+        ]
+        folder = RUNS / f"{name}-{max(numbers, default=0) + 1}"
+        with suppress(FileExistsError):  # another training's, by now
+            folder.mkdir()
+            return folder
 
 
 def newest_run(file: str = CHECKPOINT) -> Path:
@@ -198,7 +215,3 @@ def newest_run(file: str = CHECKPOINT) -> Path:
     run = max(runs, key=lambda path: path.stat().st_mtime).parent
     whole = file == checkpoint.LAST and folds.is_cross_validation(run.parent)
     return run.parent if whole else run
-
-
-def _runs() -> list[Path]:
-    return [f for f in RUNS.iterdir() if f.is_dir()] if RUNS.is_dir() else []

@@ -1,4 +1,4 @@
-"""The code blocks of README and docs/, in the order a reader meets them.
+"""The code blocks of README, CONTRIBUTING and docs/, in the order a reader meets them.
 
 A page starts in an empty folder. `<!-- given: hkh/ runs/hkh-1 -->` starts another, which holds what readers
 have by then, as named. `<!-- slow given: … -->` is for blocks that take a minute or more.
@@ -11,10 +11,11 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUN = {"sh", "python"}
 SHOWN = {"text", "toml", "yaml", "json", "console"}
 """Languages of blocks that are only to be read."""
+GIVEN = re.compile(r"<!-- (slow )?given:( [^>]*)? -->\s*")
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,12 @@ def parts_of(page: Path) -> list[Part]:
             raise ValueError(f"{page}:{line}: a block of {token.info!r}, expected {sorted(RUN | SHOWN)}")
         if token.type == "fence" and token.info in RUN:
             found[-1].blocks.append(Block(token.info, line + 1, token.content))
-        if token.type == "html_block" and (
-            said := re.match(r"<!-- (slow )?given:(.*?)-->", token.content, re.S)
-        ):
-            found.append(Part(page, line, tuple(said[2].split()), bool(said[1])))
+        html = [part.content for part in (token, *(token.children or [])) if part.type.startswith("html_")]
+        if any(re.search("```|~~~", text) for text in html):
+            raise ValueError(f"{page}:{line}: a block within HTML, which is not run; take it out")
+        if not any("<!--" in text for text in html):
+            continue
+        if not (said := GIVEN.fullmatch(token.content)):
+            raise ValueError(f"{page}:{line}: {token.content!r}, of comments only <!-- given: … -->, alone")
+        found.append(Part(page, line, tuple((said[2] or "").split()), bool(said[1])))
     return [part for part in found if part.blocks]

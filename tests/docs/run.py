@@ -13,3 +13,4 @@ for language, where, text in json.load(sys.stdin):
             sys.exit(f"{where}: a command failed")
     else:
         exec(compile(text, where, "exec"), names)
+print("--- end", flush=True)

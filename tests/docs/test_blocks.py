@@ -13,6 +13,7 @@ from tests.docs.programs import install
 
 EXEMPT = {
     ("README.md", "make demo"): "continuous integration runs `make test`, and a slow test the demo",
+    ("CONTRIBUTING.md", "git clone"): "continuous integration clones and installs so, with `make test`",
 }
 """(page, how a block begins) -> why it is not run."""
 LEAVES = {
@@ -23,6 +24,8 @@ LEAVES = {
 }
 """(page, what is given) -> tiles of the stores that there are at the end."""
 
+ENDED = "--- end"
+"""What run.py says last."""
 PARTS = [part for page in PAGES for part in parts_of(page)]
 
 
@@ -55,6 +58,7 @@ def test_the_blocks_run(part, given, tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-8000:]
+    assert ENDED in done.stdout.splitlines(), f"a block ended it all: {done.stdout[-8000:]}"
     for store, tiles in LEAVES.get((str(part.page.relative_to(ROOT)), *part.given), {}).items():
         with Store(tmp_path / store) as opened:
             assert len(opened) == tiles, store
@@ -79,8 +83,28 @@ def test_a_block_that_fails_is_told(tmp_path):
         assert "p:3" in done.stderr
 
 
+@pytest.mark.parametrize(("text", "ended"), [("pass", True), ("import sys; sys.exit()", False)])
+def test_a_block_that_leaves_is_told(text, ended):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.docs.run"], input=json.dumps([["python", "p:3", text]]), cwd=ROOT,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert (ENDED in done.stdout.splitlines()) is ended
+
+
 @pytest.mark.parametrize(
-    "text", ["    glacier train", "```\nglacier train\n```", "```bash\nglacier train\n```"]
+    "text",
+    [
+        "    glacier train",
+        "```\nglacier train\n```",
+        "```bash\nglacier train\n```",
+        "<details>\n```sh\nglacier train\n```\n</details>",
+        "<!--given: hkh.zarr -->",
+        "<!-- Given: hkh.zarr -->",
+        "<!-- slowly given: hkh.zarr -->",
+        "<!-- given hkh.zarr -->",
+        "Words <!-- given: hkh.zarr -->",
+    ],
 )
 def test_no_block_escapes(tmp_path, text):
     (tmp_path / "p.md").write_text(f"# A page\n\n{text}\n")

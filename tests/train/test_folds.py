@@ -1,7 +1,9 @@
 """Cross-validation, the report, and the commands around a training."""
 
 import json
+import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,6 +166,16 @@ def test_the_commands(three, crossed, tmp_path, monkeypatch):
     assert longer.exit_code == 0, longer.output
     history = (tmp_path / "runs" / "three-1" / "history.jsonl").read_text().splitlines()
     assert len(history) == 3
+
+
+def test_the_title_names_what_was_scored_though_a_newer_run_came_meanwhile(
+    three, crossed, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(crossed / "fold-0", "first")
+    newest = iter([Path("first"), Path("second")])
+    monkeypatch.setattr("glacier.train.start.newest_run", lambda: next(newest))
+    assert "first on three.zarr" in call("evaluate", "--store", three.path).stdout
 
 
 @pytest.mark.parametrize(

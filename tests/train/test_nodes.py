@@ -140,9 +140,9 @@ def worker_after(steps: int, both, folder: Path) -> int:
     return int(worker)
 
 
-def processes(folder: Path, *commands) -> list[int]:
+def processes(folder: Path, *commands, port: int = 0) -> list[int]:
     """Their exit codes: as on two nodes, but without torchrun, which takes as long as these do to fail."""
-    port = free_port()
+    port = port or free_port()
     started = []
     for rank, words in enumerate(commands):
         where = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -154,7 +154,43 @@ def processes(folder: Path, *commands) -> list[int]:
                     [sys.executable, *words], cwd=folder / str(rank), stdout=said, stderr=said, env=env
                 )
             )
-    return [one.wait() for one in started]
+    try:
+        return [one.wait(timeout=300) for one in started]
+    finally:
+        for one in started:  # those that wait for each other for ever
+            one.kill()
+
+
+RESUME = ["train", "--resume", "run"]
+SMALL = ["--set", "train.epochs=1", "--set", "train.samples_per_epoch=4"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "epochs"),
+    [
+        ([*TRAIN, *SMALL], [*RESUME, "--fold", "all"], {"run": 1}),
+        ([*RESUME, "--set", "train.epochs=3"], [*RESUME, "--set", "train.epochs=4"], {"run": 3}),
+        ([*TRAIN, *SMALL, "--fold", "all"], TRAIN, {f"run/fold-{k}": 1 for k in range(5)}),
+    ],
+)
+def test_what_rank_0_is_asked_for_all_do(store, one_node, tmp_path, first, second, epochs):
+    if first[:3] == RESUME:
+        shutil.copytree(one_node, tmp_path / "0" / "run")
+    commands = [["-m", "glacier", *words, "--store", str(store.path)] for words in (first, second)]
+    assert processes(tmp_path, *commands) == [0, 0], (tmp_path / "1.txt").read_text()
+    runs = {name: checkpoint.read(tmp_path / "0" / name) for name in epochs}
+    assert {name: len(run["history"]) for name, run in runs.items()} == epochs
+    assert list((tmp_path / "1").iterdir()) == []
+
+
+def test_ranks_that_cannot_meet_end_with_one_line(tmp_path):
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        assert processes(tmp_path, ["-m", "glacier", *TRAIN], port=port) == [1]
+    text = (tmp_path / "0.txt").read_text()
+    assert "Traceback" not in text
+    [line] = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: rank 0 of 2 cannot meet the others at 127.0.0.1:{port}: ")
 
 
 def test_another_store_on_one_node_is_refused_on_both(store, mountains, tmp_path):
@@ -171,6 +207,7 @@ def test_another_store_on_one_node_is_refused_on_both(store, mountains, tmp_path
 
 
 PROGRAM = """
+import resource
 import sys
 import torch
 from glacier.errors import GlacierError, UsageError
@@ -185,6 +222,10 @@ with join_ranks() as ranks:
     told = ranks.from_main(lambda: {"rank": ranks.rank, "weights": torch.arange(5.0), "none": None})
     assert torch.equal(told.pop("weights"), torch.arange(5.0))
     assert told == {"rank": 0, "none": None}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert ranks.from_main(lambda: {"weights": torch.ones(2**25)})["weights"].sum() == 2**25
+    copies = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**17
+    assert copies < 2.6, copies
     with ranks.together():
         pass
     for who, kind in ((0, UsageError), (1, GlacierError)):
