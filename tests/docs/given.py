@@ -76,7 +76,7 @@ class Given:
         return ""
 
     def store(self, out: Path, *, seed: int, count: int, size: int) -> None:
-        """A store of so many tiles of that size, of the bands that the HKH release shares with Landsat 8."""
+        """A store of so many tiles of that size, of the bands that the HKH release and Landsat 8 share."""
         source = out.parent / "sources" / out.stem
         write_synthetic(source, layout="bands", seed=seed, count=count, size=size)
         make_store(source, out, tile_size=size, bands=",".join(CODES))
