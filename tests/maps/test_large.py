@@ -41,7 +41,7 @@ def scene(tmp_path_factory):
         with rasterio.open(file) as small:
             pixels = np.pad(small.read(), ((0, 0), (0, 4500), (0, 4500)), mode="symmetric")
             write_raster(
-                folder / "scene" / file.name, pixels, transform=small.transform, crs=small.crs,
+                folder / "scene" / file.relative_to(folder / "small"), pixels, transform=small.transform, crs=small.crs,
                 nodata=small.nodata, names=[name or "" for name in small.descriptions],
             )  # fmt: skip
     return folder / "scene"
