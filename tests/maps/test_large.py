@@ -41,8 +41,8 @@ def scene(tmp_path_factory):
         with rasterio.open(file) as small:
             pixels = np.pad(small.read(), ((0, 0), (0, 4500), (0, 4500)), mode="symmetric")
             write_raster(
-                folder / "scene" / file.relative_to(folder / "small"), pixels, transform=small.transform, crs=small.crs,
-                nodata=small.nodata, names=[name or "" for name in small.descriptions],
+                folder / "scene" / file.relative_to(folder / "small"), pixels, nodata=small.nodata,
+                transform=small.transform, crs=small.crs, names=[name or "" for name in small.descriptions],
             )  # fmt: skip
     return folder / "scene"
 
