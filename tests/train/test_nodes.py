@@ -162,17 +162,25 @@ def processes(folder: Path, *commands, port: int = 0) -> list[int]:
 
 
 RESUME = ["train", "--resume", "run"]
-SMALL = ["--set", "train.epochs=1", "--set", "train.samples_per_epoch=4"]
+SMALL = [
+    "--set", "train.epochs=1", "--set", "train.samples_per_epoch=4", "--set", "train.thresholds=false",
+    "--set", "model.encoder=tu-tf_mobilenetv3_small_minimal_100",
+    "--set", "model.decoder_channels=[32, 16, 16, 16, 16]",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("first", "second", "epochs"),
     [
-        ([*TRAIN, *SMALL], [*RESUME, "--fold", "all"], {"run": 1}),
+        ([*TRAIN, *SMALL], RESUME, {"run": 1}),
+        ([*TRAIN, *SMALL], [*TRAIN, "--fold", "all"], {"run": 1}),
         ([*RESUME, "--set", "train.epochs=3"], [*RESUME, "--set", "train.epochs=4"], {"run": 3}),
-        ([*TRAIN, *SMALL, "--fold", "all"], TRAIN, {f"run/fold-{k}": 1 for k in range(5)}),
+        pytest.param(
+            [*TRAIN, *SMALL, "--fold", "all"], TRAIN, {f"run/fold-{k}": 1 for k in range(5)},
+            marks=pytest.mark.slow,
+        ),
     ],
-)
+)  # fmt: skip
 def test_what_rank_0_is_asked_for_all_do(store, one_node, tmp_path, first, second, epochs):
     if first[:3] == RESUME:
         shutil.copytree(one_node, tmp_path / "0" / "run")
