@@ -12,7 +12,7 @@ from rasterio.warp import transform_geom
 from rasterio.windows import Window
 
 from glacier.config import Config, shipped
-from glacier.maps.command import predict_all
+from glacier.maps.command import MapRequest, predict_all
 from glacier.pipeline.split import split
 from glacier.store.reader import Store
 from glacier.train.loop import train
@@ -86,7 +86,7 @@ def test_an_everest_map_lies_on_the_scenes_grid(everest, tmp_path):
     settings = ["data.patch=64", "train.epochs=1", "train.samples_per_epoch=32"]
     config = Config.load(shipped("demo"), settings)
     train(config, store, tmp_path / "run", Ranks(0, 1, torch.device("cpu")))
-    (path,) = predict_all(tmp_path / "run", source, tmp_path / "maps")
+    (path,) = predict_all(MapRequest(runs=[tmp_path / "run"], source=source, out=tmp_path / "maps"))
     with rasterio.open(path) as made, rasterio.open(next(source.glob("*_B4.tif"))) as scene:
         assert (made.shape, made.transform, made.crs) == (scene.shape, scene.transform, scene.crs)
         assert set(np.unique(made.read(1))) <= {0, 1}

@@ -174,7 +174,10 @@ SMALL = [
     [
         ([*TRAIN, *SMALL], RESUME, {"run": 1}),
         ([*TRAIN, *SMALL], [*TRAIN, "--fold", "all"], {"run": 1}),
-        ([*RESUME, "--set", "train.epochs=3"], [*RESUME, "--set", "train.epochs=4"], {"run": 3}),
+        pytest.param(
+            [*RESUME, "--set", "train.epochs=3"], [*RESUME, "--set", "train.epochs=4"], {"run": 3},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             [*TRAIN, *SMALL, "--fold", "all"], TRAIN, {f"run/fold-{k}": 1 for k in range(5)},
             marks=pytest.mark.slow,

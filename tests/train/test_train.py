@@ -158,6 +158,7 @@ def test_two_ranks_train_as_one_by_every_loss(store, tmp_path):
         assert np.sum(matrix) == store.histogram[:7].sum()
 
 
+@pytest.mark.slow
 def test_accumulated_batches_train_as_one(store, tmp_path):
     """Means over pixels are divided by the count of all micro-batches; with ranks, too."""
     means = [name for name in TERMS if name in ("cross_entropy", "focal", "boundary_error")]
