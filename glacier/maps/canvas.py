@@ -75,7 +75,7 @@ class Canvas:
     def _strip(self, first: int, last: int) -> Strip:
         part = (..., slice(first, last), slice(0, self._grid.width))
         held, total = self._held[part], self._total[part]
-        if not total[:, held].isfinite().all():
+        if not (total.sum(dim=0).isfinite() | ~held).all():
             raise GlacierError(
                 f"the network gives no numbers in rows {self._top + first} to {self._top + last}; are the "
                 "values there like those it was trained on, and no-data values declared?"
