@@ -434,14 +434,14 @@ def predict(
     from glacier.maps.command import MapRequest, predict_all
     from glacier.scenes.bucket import located
 
-    if "://" in str(out):
+    if isinstance(out, str):
         raise click.BadParameter(f"{out} is an address, expected a folder", param_hint="OUT")
 
     predict_all(
         MapRequest(
             runs=runs,
             source=located(source),
-            out=Path(out),
+            out=out,
             layout=layout,  # type: ignore[arg-type]
             glcm=glcm,
             tta=tta,

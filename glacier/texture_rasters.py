@@ -137,8 +137,6 @@ def _create(path: Path, grid: Grid) -> rasterio.io.DatasetWriter:
     """A new float32 GeoTIFF of a band on a scene's grid."""
     profile = {
         "driver": "GTiff",
-        "height": grid.height,
-        "width": grid.width,
         "count": 1,
         "dtype": "float32",
         "nodata": np.nan,
@@ -148,11 +146,8 @@ def _create(path: Path, grid: Grid) -> rasterio.io.DatasetWriter:
         "compress": "deflate",
         "predictor": 3,
         "bigtiff": "if_safer",
+        **grid.profile(),
     }
-    if grid.crs:
-        profile |= {"crs": grid.crs}
-    if not grid.transform.is_identity:
-        profile |= {"transform": grid.transform}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path, "w", **profile)

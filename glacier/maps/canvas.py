@@ -42,14 +42,14 @@ class Canvas:
     def add(self, y: int, x: int, shares: Tensor, held: Tensor) -> Strip | None:
         """Add a window; the rows above it, which it finishes, are handed over.
 
-        Raises:
-            GlacierError: shares that are no numbers where there is data.
-
         Args:
             y: of its corner in the scene, px, never less than before.
             x: likewise; any.
             shares: of the classes (C, S, S).
             held: where there is data (S, S).
+
+        Raises:
+            GlacierError: shares that are no numbers where there is data.
         """
         strip = self._advance(y) if y > self._top else None
         columns = slice(x, x + self._size)

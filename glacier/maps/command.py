@@ -13,6 +13,7 @@ from pathlib import Path
 from glacier import console
 from glacier.errors import GlacierError, UsageError
 from glacier.lock import locked
+from glacier.maps.blend import at_a_time
 from glacier.maps.output import Output
 from glacier.maps.polygons import measurable
 from glacier.maps.predict import predict
@@ -77,10 +78,6 @@ def predict_all(request: MapRequest) -> list[Path]:
         with ranks.together():
             if ranks.main:
                 stack.enter_context(locked(out))
-                if output.missing(scenes):
-                    shutil.rmtree(output.aside, ignore_errors=True)
-                    output.aside.mkdir(parents=True)
-                    stack.callback(shutil.rmtree, output.aside, ignore_errors=True)
         with ranks.together():  # all see what there is before any adds to it
             todo = [scenes[i] for i in output.missing(scenes)]
         seen = ranks.gather(f"{len(todo)} scenes to map, {sha256(repr(todo).encode()).hexdigest()[:8]}")
@@ -89,6 +86,11 @@ def predict_all(request: MapRequest) -> list[Path]:
                 f"ranks see different things ({'; '.join(seen)}); expected one source and one folder for "
                 "maps, on a disk that all share, under the same names"
             )
+        with ranks.together():
+            if ranks.main and todo:
+                shutil.rmtree(output.aside, ignore_errors=True)
+                output.aside.mkdir(parents=True)
+                stack.callback(shutil.rmtree, output.aside, ignore_errors=True)
         start = time.perf_counter()
         if todo:
             _map(members, todo, output, request, ranks)
@@ -154,7 +156,7 @@ def _map(
             own,
             window=Window(members.size, len(members.bands), "float32"),
             classes=len(members.classes),
-            batch=request.batch or (8 if ranks.device.type == "cuda" else 1),
+            batch=request.batch or at_a_time(ranks.device),
             device=ranks.device,
             done=done,
         )

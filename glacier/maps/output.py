@@ -6,7 +6,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
@@ -16,6 +15,7 @@ from glacier.maps.canvas import Strip
 from glacier.maps.parts import Part
 from glacier.maps.rasters import Kind, Shares, class_kind, shares_kind, stored, write_raster
 from glacier.maps.rows import Piece
+from glacier.scenes.files import open_raster
 from glacier.scenes.scene import Scene
 
 MADE = "GLACIER_MADE_FROM"
@@ -149,7 +149,7 @@ def _tag(file: Path) -> str | None:
         if file.suffix == ".gpkg":
             tags = read_info(file)["layer_metadata"] or {}
         else:
-            with rasterio.open(file) as opened:
+            with open_raster(file) as opened:
                 tags = opened.tags()
     except (RasterioError, DataLayerError, DataSourceError):
         return None

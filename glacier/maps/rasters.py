@@ -125,18 +125,13 @@ def _write_plain(
     """Write a GeoTIFF row by row; the checksum of each strip."""
     profile: dict[str, Any] = {
         "driver": "GTiff",
-        "height": grid.height,
-        "width": grid.width,
         "count": len(kind.bands),
         "dtype": kind.dtype,
         "nodata": kind.nodata,
         "bigtiff": "if_safer",
         "photometric": "minisblack",  # or four bands of bytes are taken for three colours and an alpha
+        **grid.profile(),
     }
-    if grid.crs:
-        profile |= {"crs": grid.crs}
-    if not grid.transform.is_identity:
-        profile |= {"transform": grid.transform}
     sums = []
     with rasterio.open(path, "w", **profile) as file:
         if kind.colours:

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from glacier.errors import GlacierError
-from glacier.maps.blend import corners, weights
+from glacier.maps.blend import at_a_time, corners, weights
 from glacier.maps.tiles import Tile, find_tiles, read_tile
 from glacier.scenes.bands import Selection
 from glacier.train.ensemble import Ensemble
@@ -117,7 +117,7 @@ def load_model(path: Path) -> Model:
             values=np.array(record["values"], np.uint8),
             fill=record["fill"],
             device=device,
-            batch=8 if device.type == "cuda" else 1,
+            batch=at_a_time(device),
         )
     except Exception as error:  # what a damaged file makes the unpickler raise has no common base
         raise GlacierError(f"{path}: not the {MODEL} of this solution; copy it again") from error

@@ -82,3 +82,8 @@ class Inputs(nn.Module):
         """The same numbers for who standardises without PyTorch; codes in the raw `dtype`."""
         scale, shift, code = (value.float().cpu().numpy() for value in (self.scale, self.shift, self.code))
         return Constants(scale, shift, code.astype(dtype))
+
+
+def places_or_none(places: list[int], bands: int) -> list[int] | None:
+    """`places`, or None where they are all of so many bands in order, so that nothing is copied."""
+    return None if places == list(range(bands)) else places

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from affine import Affine
 
@@ -21,6 +21,15 @@ class Grid:
     """Pixel corner (column, row) -> (x, y) in the CRS's unit."""
     crs: str
     """Well-known text; empty where the file names no CRS."""
+
+    def profile(self) -> dict[str, Any]:
+        """What a raster on this grid is created with, in rasterio's words."""
+        made: dict[str, Any] = {"height": self.height, "width": self.width}
+        if self.crs:
+            made["crs"] = self.crs
+        if not self.transform.is_identity:
+            made["transform"] = self.transform
+        return made
 
     def differs_from(self, other: "Grid") -> str | None:
         """What sets this grid apart, as `found, expected`; None where they are one grid.

@@ -18,7 +18,7 @@ from glacier.errors import GlacierError
 from glacier.model.losses import CombinedLoss
 from glacier.model.metrics import Scores, confusion, scores
 from glacier.pipeline.batcher import Batch
-from glacier.pipeline.inputs import Inputs
+from glacier.pipeline.inputs import Inputs, places_or_none
 from glacier.pipeline.loader import tile_feed
 from glacier.pipeline.split import Tiles
 from glacier.pipeline.split import split as split_tiles
@@ -179,7 +179,7 @@ def placed(run: Trained, store: Store) -> Segmenter:
         )
     pick = band_places(store, [band.name for band in run.bands])
     bands = [store.meta.bands[i] for i in pick]
-    return run.segmenter(Inputs(bands, run.statistics, places_or_none(store, pick)))
+    return run.segmenter(Inputs(bands, run.statistics, places_or_none(pick, len(store.meta.bands))))
 
 
 def background(store: Store) -> int:
@@ -204,11 +204,6 @@ def store_of(config: Config, given: Path | str | None) -> Store:
     own = config.data.store
     there = is_address(own) or (own and Path(own).is_dir())
     return Store(given or (own if there else only_store(Path())))
-
-
-def places_or_none(store: Store, places: list[int]) -> list[int] | None:
-    """`places`, or None where they are all of a store's bands in order, so that nothing is copied."""
-    return None if places == list(range(len(store.meta.bands))) else places
 
 
 def band_places(store: Store, names: Sequence[str]) -> list[int]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from glacier.classes import Class
 from glacier.errors import GlacierError, UsageError
-from glacier.pipeline.inputs import Inputs
+from glacier.pipeline.inputs import Inputs, places_or_none
 from glacier.store.bands import Band, Statistics
 from glacier.train.ensemble import Ensemble
 from glacier.train.segmenter import Trained
@@ -52,8 +52,8 @@ class Members:
         for run in self.runs:
             places = [self._names.index(band.name) for band in run.bands]
             bands = [self.bands[place] for place in places]
-            pick = None if places == list(range(len(self.bands))) else places
-            members.append(run.segmenter(Inputs(bands, run.statistics, pick)))
+            inputs = Inputs(bands, run.statistics, places_or_none(places, len(self.bands)))
+            members.append(run.segmenter(inputs))
         return Ensemble(members, tta=tta).eval()
 
     def unlike(

@@ -19,13 +19,13 @@ from glacier.errors import GlacierError, UsageError
 from glacier.model.losses import CombinedLoss
 from glacier.pipeline.augment import Augment
 from glacier.pipeline.batcher import Batch
-from glacier.pipeline.inputs import Inputs
+from glacier.pipeline.inputs import Inputs, places_or_none
 from glacier.pipeline.loader import Loader
 from glacier.pipeline.plan import Balance
 from glacier.pipeline.split import split, statistics
 from glacier.store.reader import Store
 from glacier.train.average import Average
-from glacier.train.evaluate import band_places, places_or_none
+from glacier.train.evaluate import band_places
 from glacier.train.precision import mixed, scaler
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import Segmenter, Trained, make_segmenter
@@ -60,7 +60,7 @@ class Trainer:
             spec.terms, names, alpha=spec.alpha, ramp=spec.ramp, ramp_from=spec.ramp_from
         )
         torch.manual_seed(settings.seed)
-        inputs = Inputs(self.bands, self.statistics, places_or_none(store, pick))
+        inputs = Inputs(self.bands, self.statistics, places_or_none(pick, len(store.meta.bands)))
         made = make_segmenter(config, inputs, self.bands, self.statistics, store.meta.classes)
         if init:
             transfer(init, made.network, config.model, made.features.names, names)

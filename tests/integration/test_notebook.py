@@ -132,7 +132,7 @@ def test_a_rehearsal_leaves_the_rest_alone(notebook, tmp_path):
     (tmp_path / "google" / "colab" / "drive.py").write_text("def mount(place): pass\n")
     (tmp_path / "MyDrive").mkdir()
     colab = cell(notebook, "COLAB_RELEASE_TAG").replace("/content/drive", str(tmp_path))
-    (tmp_path / "work").mkdir()
+    (tmp_path / "session").mkdir()
     program = ""
     for synthetic in (True, False):
         program += f"SYNTHETIC = {synthetic}\n{cell(notebook, 'SHARED = (')}\n{colab}\n"
@@ -142,10 +142,10 @@ def test_a_rehearsal_leaves_the_rest_alone(notebook, tmp_path):
     env |= {"COLAB_RELEASE_TAG": "x", "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", f"{parameters}\n{program}"],
-        cwd=tmp_path / "work", env=env, capture_output=True, text=True, check=True,
+        cwd=tmp_path / "session", env=env, capture_output=True, text=True, check=True,
     )  # fmt: skip
     said = [line for line in done.stdout.splitlines() if line.startswith("/")]
-    assert said == [f"{tmp_path}/work/rehearsal False ", f"{tmp_path}/work True None"]
+    assert said == [f"{tmp_path / 'session' / 'rehearsal'} False ", f"{tmp_path / 'session'} True None"]
 
 
 @pytest.fixture
