@@ -80,10 +80,13 @@ class ModelConfig:
     """The network."""
 
     arch: str = "unet"
-    """An architecture of segmentation_models_pytorch."""
+    """glavitu, or an architecture of segmentation_models_pytorch."""
     encoder: str = "resnet34"
+    """Of the latter; glavitu has its own."""
     decoder_channels: tuple[int, ...] = ()
-    """Widths of the decoder's five stages; empty: the architecture's own."""
+    """Widths of the five stages of their decoder; empty: the architecture's own."""
+    location: bool = False
+    """Tell the network the longitude and latitude of each window; with glavitu."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,8 @@ class LossConfig:
     """Term -> epochs over which its weight rises to the full one."""
     ramp_from: float = 0.05
     """Share of the weight that a ramp begins with."""
+    auxiliary: float = 0.5
+    """Weight of the same loss of a further head, where the network has one in training, as glavitu has."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -106,6 +111,7 @@ class LossConfig:
             _at_least(f"loss.ramp.{name}", epochs, 1)
         for name, weight in self.alpha.items():
             _at_least(f"loss.alpha.{name}", weight, 0)
+        _at_least("loss.auxiliary", self.auxiliary, 0)
         if not 0 <= self.ramp_from <= 1:
             raise UsageError(f"loss.ramp_from: {self.ramp_from}, expected 0 to 1")
 

@@ -19,7 +19,18 @@ LAW = {
     "train": {"store", "pipeline", "model"},
     "maps": {"scenes", "pipeline", "model", "train"},
 }
-COMMON = {"addresses", "classes", "config", "console", "errors", "lock", "machine", "pictures", "version"}
+COMMON = {
+    "addresses",
+    "classes",
+    "config",
+    "console",
+    "errors",
+    "ground",
+    "lock",
+    "machine",
+    "pictures",
+    "version",
+}
 LIGHT = [
     "glacier.scenes.layouts", "glacier.scenes.read", "glacier.ingest.write", "glacier.store.reader",
     "glacier.pipeline.plan", "glacier.pipeline.order", "glacier.pipeline.augment",

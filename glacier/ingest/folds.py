@@ -6,8 +6,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from glacier.ground import degrees
 from glacier.scenes.scene import Scene, Window
-from glacier.store.ground import degrees
 
 
 def assign_folds(tiles: Sequence[tuple[Scene, Window]], folds: int) -> NDArray[np.int8]:

@@ -10,6 +10,8 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
+import torch
+
 from glacier import console
 from glacier.errors import GlacierError, UsageError
 from glacier.lock import locked
@@ -18,7 +20,7 @@ from glacier.maps.output import Output
 from glacier.maps.polygons import measurable
 from glacier.maps.predict import predict
 from glacier.maps.rasters import Shares
-from glacier.maps.rows import order_of, pieces_of
+from glacier.maps.rows import order_of, pieces_of, places_of
 from glacier.maps.source import SceneSource
 from glacier.pipeline.buffer import Window
 from glacier.scenes.layouts import Layout, find_scenes
@@ -149,6 +151,7 @@ def _map(
         track("windows", sum(len(piece.windows) for piece in own)) as done,
     ):
         network = members.ensemble(tta=request.tta).to(ranks.device)
+        places = places_of(scenes, order, members.size) if network.located else None
         strips = predict(
             network,
             source,
@@ -158,6 +161,7 @@ def _map(
             classes=len(members.classes),
             batch=request.batch or at_a_time(ranks.device),
             device=ranks.device,
+            places=None if places is None else torch.tensor(places, device=ranks.device).float(),
             done=done,
         )
         with closing(strips):

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from glacier.classes import IGNORE
 from glacier.console import Advance
@@ -14,11 +14,12 @@ from glacier.pipeline.backends import make_batcher
 from glacier.pipeline.buffer import Window
 from glacier.pipeline.feed import Feed
 from glacier.pipeline.order import Samples
+from glacier.train.ensemble import Ensemble
 from glacier.train.precision import mixed
 
 
 def predict(
-    network: nn.Module,
+    network: Ensemble,
     source: SceneSource,
     order: Samples,
     pieces: Sequence[Piece],
@@ -27,6 +28,7 @@ def predict(
     classes: int,
     batch: int,
     device: torch.device,
+    places: Tensor | None,
     done: Advance,
 ) -> Generator[tuple[Piece, Strip]]:
     """Map pieces of scenes; within each, strips come from top to bottom.
@@ -42,6 +44,7 @@ def predict(
         classes: C.
         batch: windows that the network sees at a time.
         device: where it is.
+        places: longitude and latitude of all windows (windows, 2), degrees, for a network that is located.
         done: called once for each window.
     """
     wanted = [(piece, number) for piece in pieces for number in piece.windows]
@@ -49,9 +52,11 @@ def predict(
     steps = (order[[n for _, n in wanted[i : i + batch]]] for i in range(0, len(wanted), batch))
     canvas, at = None, None
     following = iter(wanted)
+    numbers = (wanted[i : i + batch] for i in range(0, len(wanted), batch))
     for item in Feed(batcher, steps, threads=1):  # a dataset of GDAL's serves one thread at a time
+        place = None if places is None else places[[n for _, n in next(numbers)]]
         with torch.inference_mode(), mixed(device):
-            shares = network(item.image)
+            shares = network(item.image, place)
         held = item.label != IGNORE
         for i, sample in enumerate(item.samples):
             piece, _ = next(following)

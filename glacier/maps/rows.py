@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
+from numpy.typing import NDArray
 
+from glacier.errors import GlacierError
+from glacier.ground import degrees
 from glacier.maps.blend import corners
 from glacier.pipeline.order import SAMPLE, Samples
-from glacier.scenes.scene import Grid
+from glacier.scenes.scene import Grid, Scene
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,27 @@ def order_of(grids: Sequence[Grid], size: int) -> tuple[Samples, list[Row]]:
             rows.append(Row(scene, top, len(windows)))
             windows += [(scene, top, left, 0) for left in corners(grid.width, size)]
     return np.array(windows, SAMPLE), rows
+
+
+def places_of(scenes: Sequence[Scene], order: Samples, size: int) -> NDArray[np.float64]:
+    """Longitude and latitude (n, 2), degrees, of the centres of windows of `size` px.
+
+    Raises:
+        GlacierError: a scene without a CRS, or with one that has no place on the earth.
+    """
+    found = np.empty((len(order), 2))
+    for i, scene in enumerate(scenes):
+        if not scene.grid.crs:
+            raise GlacierError(
+                f"scene {scene.name}: no CRS, expected one, since a run is told where windows lie "
+                "(model.location); give the scene one with `gdal_edit -a_srs`"
+            )
+        here = order["tile"] == i
+        columns, rows = order["x"][here] + size / 2, order["y"][here] + size / 2
+        a, b, c, d, e, f = scene.grid.transform[:6]
+        points = np.stack((a * columns + b * rows + c, d * columns + e * rows + f), axis=1)
+        found[here] = degrees(scene.grid.crs, points)
+    return found
 
 
 def pieces_of(

@@ -75,6 +75,11 @@ def _write_weights(runs: Sequence[Trained], path: Path, tta: bool) -> int:
 def _record(runs: Sequence[Trained], tta: bool, half: bool) -> dict[str, Any]:
     """What `model.pth` holds: plain values and tensors."""
     members = gather(runs)
+    if any(run.config.model.location for run in runs):
+        raise GlacierError(
+            "model.location: a run is told where windows lie, which a solution cannot read from tiles; "
+            "expected runs trained without it"
+        )
     for c in members.classes:
         if not 0 <= c.value <= 255:
             raise GlacierError(f"class {c.name}: value {c.value}, expected 0 to 255, as masks hold")

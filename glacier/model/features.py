@@ -18,7 +18,7 @@ FLOOR = 4.0
 
 
 class Features(nn.Module):
-    """Standardised bands (N, B, H, W), 0 without data -> the network's channels (N, `len(names)`, H, W).
+    """Standardised bands (N, B, H, W), 0 without data -> the network's channels (N, `len(channels)`, H, W).
 
     Nothing of it is learnt, and nothing but the bands' means and deviations goes into it.
     """
@@ -52,14 +52,15 @@ class Features(nn.Module):
         super().__init__()
         if strange := [name for name in settings.contrast if name not in names]:
             raise UsageError(f"inputs.contrast: no band {strange[0]}; expected some of {', '.join(names)}")
-        self.names = [
-            *names,
-            *[VALIDITY] * settings.validity,
-            *(f"contrast {n}" for n in settings.contrast),
-        ]
-        """Of the channels."""
+        role = dict(zip(names, roles, strict=True))
+        self.channels = {
+            **role,
+            **({VALIDITY: "other"} if settings.validity else {}),
+            **{f"contrast {name}": role[name] for name in settings.contrast},
+        }
+        """Name of each channel -> its role."""
         self.settings = settings
-        self.plain = len(self.names) == len(names) and not settings.log
+        self.plain = len(self.channels) == len(names) and not settings.log
         centre, spread = np.nan_to_num(mean), np.nan_to_num(std)
         optical = np.array([role == "optical" for role in roles], bool)
         logs = optical & (centre > 0) & (spread > 0) if settings.log else np.zeros(len(names), bool)

@@ -6,30 +6,64 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from glacier.errors import UsageError
+from glacier.config import ModelConfig
+from glacier.errors import GlacierError, UsageError
+from glacier.model.glavitu import GlaViTU
+
+OWN: dict[str, type[GlaViTU]] = {"glavitu": GlaViTU}
+"""Networks of this package's own by `model.arch`, made and asked as GlaViTU is. All other names are
+segmentation_models_pytorch's."""
 
 
-def network(
-    arch: str, encoder: str, *, bands: int, classes: int, decoder_channels: Sequence[int] = ()
-) -> nn.Module:
-    """A segmentation network: (N, bands, H, W) -> class scores (N, classes, H, W).
+def network(settings: ModelConfig, *, roles: Sequence[str], classes: int, window: int) -> nn.Module:
+    """A segmentation network: (N, B, H, W) -> class scores (N, C, H, W).
 
+    In training mode it may give a tuple: after these the scores of further heads, of the same shape.
     Weights start at random: pretrained ones are made for three bands of 8 bits.
 
     Args:
-        arch: an architecture of segmentation_models_pytorch, e.g. `unet`; a U-Net has scSE attention.
-        encoder: one of its encoders, e.g. `resnet34`.
-        bands: channels of the image.
-        classes: channels of the scores.
-        decoder_channels: widths of the decoder's five stages; empty for the architecture's own.
+        settings: which; a U-Net has scSE attention.
+        roles: of the channels that come in (B,).
+        classes: C.
+        window: side of the windows it is trained on, px.
 
     Raises:
-        UsageError: no such architecture or encoder, or widths that do not fit it.
+        UsageError: no such architecture or encoder, widths that do not fit it, or one that cannot be told
+            where a window lies, but is to be.
     """
-    arch = arch.lower()
+    if own := OWN.get(settings.arch.lower()):
+        return own(roles=roles, classes=classes, window=window, located=settings.location)
+    if settings.location:
+        raise UsageError(
+            f"model.location: {settings.arch} takes no location; expected false, or model.arch one of "
+            f"{', '.join(OWN)}"
+        )
+    return _smp_network(settings, len(roles), classes)
+
+
+def alike(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether settings give the same network, but for its channels and classes, and what it is told."""
+    same = one.arch.lower() == other.arch.lower()
+    if one.arch.lower() in OWN:
+        return same
+    return same and (one.encoder, one.decoder_channels) == (other.encoder, other.decoder_channels)
+
+
+def first_layers(settings: ModelConfig, net: nn.Module, roles: Sequence[str]) -> dict[str, str | None]:
+    """Weights (width, channels, …) that meet the channels first -> the role of those; None for all."""
+    if own := OWN.get(settings.arch.lower()):
+        return own.first_layers(roles)
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == len(roles):
+            return {f"{name}.weight": None}
+    raise GlacierError("--init: a network without a first convolution; its bands cannot be matched")
+
+
+def _smp_network(settings: ModelConfig, bands: int, classes: int) -> nn.Module:
+    arch, encoder, widths = settings.arch.lower(), settings.encoder, settings.decoder_channels
     options: dict[str, object] = {}
-    if decoder_channels:
-        options["decoder_channels"] = tuple(decoder_channels)
+    if widths:
+        options["decoder_channels"] = tuple(widths)
     if arch in ("unet", "unetplusplus"):
         options["decoder_attention_type"] = "scse"
     try:
@@ -40,9 +74,9 @@ def network(
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error)
         raise UsageError(
-            f"model: arch {arch!r} with encoder {encoder!r} and decoder_channels {[*decoder_channels]} "
-            f"cannot be made ({reason[:160]}{'…' * (len(reason) > 160)}); expected names of "
-            "segmentation_models_pytorch such as unet and resnet34, and widths that fit, or []"
+            f"model: arch {arch!r} with encoder {encoder!r} and decoder_channels {[*widths]} "
+            f"cannot be made ({reason[:160]}{'…' * (len(reason) > 160)}); expected {', '.join(OWN)}, or "
+            "names of segmentation_models_pytorch such as unet and resnet34, and widths that fit, or []"
         ) from error
     return made
 

@@ -7,7 +7,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from glacier.store.ground import degrees
+from glacier.errors import GlacierError
+from glacier.ground import degrees
 from glacier.store.reader import Store
 
 
@@ -21,6 +22,27 @@ def touching(store: Store, tiles: NDArray[np.int64]) -> NDArray[np.bool_]:
     tree = shapely.STRtree(ground)
     found[tree.query(ground[tiles], predicate="intersects")[1]] = True
     return found
+
+
+def centres(store: Store) -> NDArray[np.float64]:
+    """Longitude and latitude of each tile's centre (tile, 2), degrees.
+
+    Raises:
+        GlacierError: a scene without a CRS, or with one that has no place on the earth.
+    """
+    half = store.meta.tile_size / 2
+    a, b, c, d, e, f = store.array("transform").T
+    points = np.stack((a * half + b * half + c, d * half + e * half + f), axis=1)
+    scene = store.array("scene")
+    crs = store.array("scene_crs")[scene]
+    if (crs < 0).any():
+        name = store.scene_names[int(scene[crs < 0][0])]
+        raise GlacierError(
+            f"{store.path}: scene {name} has no CRS, expected one for model.location; train without it"
+        )
+    for index, name in enumerate(store.meta.crs):
+        points[crs == index] = degrees(name, points[crs == index])
+    return points
 
 
 def footprints(store: Store) -> NDArray[np.object_]:

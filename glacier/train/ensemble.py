@@ -1,4 +1,4 @@
-"""Several segmenters as one, and test-time augmentation: the mean of their shares."""
+"""Several segmenters as one, and test-time augmentation: the mean of their calibrated shares."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,26 +14,41 @@ class Ensemble(nn.Module):
     With `tta` each member also sees the square's other seven symmetries, and what it says is moved back.
     """
 
-    def __init__(self, members: Sequence[Segmenter], *, tta: bool = False) -> None:
+    def __init__(
+        self, members: Sequence[Segmenter], *, tta: bool = False, weights: Sequence[float] = ()
+    ) -> None:
+        """Put members together; `weights` are 0 or more, of each; none for the same of all."""
         super().__init__()
         self.members = nn.ModuleList(members)
         self.symmetries = 8 if tta else 1
+        given = weights or [1.0] * len(members)
+        self.weights = [weight / sum(given) for weight in given]
+        self.located = any(member.located for member in members)
 
-    def forward(self, raw: Tensor) -> Tensor:
-        """Mean shares, in single precision at least."""
-        views = self._views(raw)
+    def forward(self, raw: Tensor, place: Tensor | None = None) -> Tensor:
+        """Mean shares, in single precision at least; `place` as for a segmenter."""
+        views = self._views(raw, place)
         total = next(views)
         for shares in views:
             total = total + shares
-        return total / (self.symmetries * len(self.members))
+        return total
 
-    def _views(self, raw: Tensor) -> Iterator[Tensor]:
+    def both(self, raw: Tensor, place: Tensor | None = None) -> Tensor:
+        """Mean shares, and what they would be without the members' temperatures (2, N, C, H, W)."""
+        total: Tensor | None = None
+        for shares in self._views(raw, place, plain=True):
+            total = shares if total is None else total + shares
+        assert total is not None
+        return total
+
+    def _views(self, raw: Tensor, place: Tensor | None, *, plain: bool = False) -> Iterator[Tensor]:
         for symmetry in range(self.symmetries):
             seen = turned(raw, symmetry)
-            for member in self.members:
-                scores = member(seen)
+            for member, weight in zip(self.members, self.weights, strict=True):
+                scores = member(seen, place)
                 wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
-                yield turned_back(wide.softmax(dim=1), symmetry)
+                wide = torch.stack((wide, wide * member.temperature)) if plain else wide
+                yield turned_back(wide.softmax(dim=-3), symmetry) * (weight / self.symmetries)
 
 
 def turned(image: Tensor, symmetry: int) -> Tensor:

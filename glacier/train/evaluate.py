@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from glacier.addresses import is_address
 from glacier.classes import IGNORE
@@ -22,18 +22,21 @@ from glacier.pipeline.inputs import Inputs, places_or_none
 from glacier.pipeline.loader import tile_feed
 from glacier.pipeline.split import Tiles
 from glacier.pipeline.split import split as split_tiles
+from glacier.store.footprints import centres
 from glacier.store.reader import Store, only_store
 from glacier.train.ensemble import Ensemble
 from glacier.train.precision import mixed
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import Segmenter, Trained
 
+Scorer = Segmenter | Ensemble
+"""Raw codes -> scores or shares."""
 Pixels = Literal["labelled", "all"]
 """Which pixels are compared: those with a label; or all, no data as background, as competitions score."""
 
 
 def scored_tiles(
-    module: nn.Module,
+    module: Scorer,
     store: Store,
     tiles: Tiles,
     ranks: Ranks,
@@ -44,17 +47,28 @@ def scored_tiles(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """This rank's share of `tiles`, with what `module` makes of their raw codes (N, C, H, W)."""
     mine = tiles[ranks.rank :: ranks.world]
+    places = places_of(store, ranks.device) if module.located else None
     with track("evaluate", len(mine)) as done:
         for item in tile_feed(store, mine, batch=batch, device=ranks.device):
+            place = None if places is None else places[item.samples["tile"]]
             with torch.inference_mode(), mixed(ranks.device, precision):
-                found = module(item.image)
+                found = module(item.image, place)
             yield item, found
             for _ in item.samples:
                 done()
 
 
+def places_of(store: Store, device: torch.device) -> Tensor:
+    """Longitude and latitude of each tile (tile, 2), degrees, as a segmenter that is located takes them.
+
+    Raises:
+        GlacierError: a scene has no place on the earth.
+    """
+    return torch.tensor(centres(store), dtype=torch.get_default_dtype(), device=device)
+
+
 def evaluate_tiles(
-    module: nn.Module,
+    module: Scorer,
     store: Store,
     tiles: Tiles,
     ranks: Ranks,

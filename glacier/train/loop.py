@@ -200,11 +200,11 @@ class Run:
         if self.config.train.thresholds:
             self._stop_if_due(2 * self.longest)
             [kept] = runs_from_main(self.ranks, lambda: [load_run(self.out)])
-            best = kept.without_thresholds()
+            best = kept.unadjusted()
             segmenter = best.segmenter(self.trainer.segmenter.inputs).to(self.ranks.device)
             val, precision = self.trainer.tiles.val, self.config.train.precision
             offsets = choose_thresholds(segmenter, self.store, val, self.ranks, precision=precision)
-            chosen = best.with_thresholds(offsets)
+            chosen = best.adjusted(offsets, 1.0)
             self._compare(chosen)
             if self.ranks.main:
                 chosen.save(self.out)

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from torch import nn
-
 from glacier.classes import Class
 from glacier.errors import GlacierError, UsageError
 from glacier.pipeline.inputs import Inputs, places_or_none
@@ -46,7 +44,7 @@ class Members:
     def _names(self) -> list[str]:
         return [band.name for band in self.bands]
 
-    def ensemble(self, *, tta: bool) -> nn.Module:
+    def ensemble(self, *, tta: bool) -> Ensemble:
         """Values (N, B, H, W) -> shares of the classes (N, C, H, W)."""
         members = []
         for run in self.runs:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from glacier.config import InputsConfig
+from glacier.config import InputsConfig, ModelConfig
 from glacier.model.features import Features
 from glacier.model.networks import network
 from glacier.pipeline.inputs import Inputs
@@ -23,7 +23,9 @@ def packed(trained: Trained, *, half: bool) -> dict[str, Any]:
         "statistics": [asdict(s) for s in trained.statistics],
         "inputs": asdict(trained.config.inputs),
         "model": asdict(trained.config.model),
+        "window": trained.config.data.patch,
         "offset": [p + t for p, t in zip(trained.prior, trained.thresholds, strict=True)],
+        "temperature": trained.temperature,
         "weights": {k: halved(v) if half else v.cpu() for k, v in trained.weights.items()},
     }
 
@@ -40,14 +42,9 @@ def unpacked(record: Mapping[str, Any], names: Sequence[str]) -> Segmenter:
     own, roles = [band.name for band in bands], [band.role for band in bands]
     mean, std = [s.mean for s in statistics], [s.std for s in statistics]
     features = Features(InputsConfig(**record["inputs"]), own, roles, mean, std)
-    model, offset = record["model"], record["offset"]
-    net = network(
-        model["arch"],
-        model["encoder"],
-        bands=len(features.names),
-        classes=len(offset),
-        decoder_channels=model["decoder_channels"],
-    )
+    model, offset = ModelConfig(**record["model"]), record["offset"]
+    net = network(model, roles=[*features.channels.values()], classes=len(offset), window=record["window"])
     net.load_state_dict(record["weights"])
+    net = net.to(memory_format=torch.channels_last)
     inputs = Inputs(bands, statistics, [list(names).index(name) for name in own])
-    return Segmenter(inputs, features, net.to(memory_format=torch.channels_last), offset).eval()
+    return Segmenter(inputs, features, net, offset, temperature=record["temperature"]).eval()

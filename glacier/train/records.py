@@ -11,7 +11,9 @@ from glacier.classes import IGNORE
 from glacier.pictures import Picture, class_colours
 from glacier.store.look import most_varied, tile_picture
 from glacier.store.reader import Store
+from glacier.train.evaluate import scored_tiles
 from glacier.train.history import Epoch
+from glacier.train.ranks import Ranks
 from glacier.train.trainer import Stopwatch, Trainer
 
 SHOWN = 4
@@ -68,12 +70,14 @@ class Records:
         self._mark(trainer)
 
     def _maps(self, trainer: Trainer, number: int) -> None:
-        segmenter = trainer.judged_here(number)
-        for place, tile in enumerate(self.tiles):
-            raw = torch.from_numpy(self.store.image(tile)).permute(2, 0, 1)[None].to(trainer.ranks.device)
-            with torch.inference_mode():
-                found = segmenter(raw).argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
-            picture = beside(self.store, tile, found)
+        segmenter, alone = trainer.judged_here(number), Ranks(0, 1, trainer.ranks.device)
+        scored = scored_tiles(
+            segmenter, self.store, np.array(self.tiles), alone, batch=1,
+            precision=trainer.config.train.precision,
+        )  # fmt: skip
+        for place, (tile, (_, found)) in enumerate(zip(self.tiles, scored, strict=True)):
+            classes = found.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+            picture = beside(self.store, tile, classes)
             self.writer.add_image(f"maps/{place}", picture, trainer.steps, dataformats="HWC")
 
     def close(self) -> None:

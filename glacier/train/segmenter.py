@@ -26,7 +26,16 @@ class Segmenter(nn.Module):
 
     offset: Tensor
 
-    def __init__(self, inputs: Inputs, features: Features, net: nn.Module, offset: Sequence[float]) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        features: Features,
+        net: nn.Module,
+        offset: Sequence[float],
+        *,
+        temperature: float = 1.0,
+        located: bool = False,
+    ) -> None:
         """Put the parts together.
 
         Args:
@@ -34,18 +43,23 @@ class Segmenter(nn.Module):
             features: standardised bands -> the network's channels.
             net: channels -> scores.
             offset: what is added to each class's scores (C,).
+            temperature: what these are then divided by, so that shares are as often right as they say
+                (Guo et al., 2017).
+            located: whether `net` is told where windows lie.
         """
         super().__init__()
         self.inputs, self.features, self.network = inputs, features, net
+        self.temperature, self.located = temperature, located
         values = torch.tensor(offset, dtype=torch.get_default_dtype())
         self.register_buffer("offset", values, persistent=False)
 
-    def forward(self, raw: Tensor) -> Tensor:
-        """Standardise, then score."""
+    def forward(self, raw: Tensor, place: Tensor | None = None) -> Tensor:
+        """Standardise, then score; one that is `located` needs `place`: longitude, latitude (N, 2), °."""
         with torch.autocast(raw.device.type, enabled=False):
             channels = self.features(self.inputs(raw))
-        scores: Tensor = self.network(channels) + self.offset[:, None, None]
-        return scores
+        told = (place,) if self.located else ()
+        scores: Tensor = self.network(channels, *told) + self.offset[:, None, None]
+        return scores / self.temperature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +84,8 @@ class Trained:
     """Per class, log of its natural share over that in training: undoes balancing (Menon et al., 2021)."""
     thresholds: tuple[float, ...]
     """Per class, what is added besides: chosen on the validation fold; zeros until then."""
+    temperature: float
+    """What scores are divided by with both added: fitted on the validation fold; 1 until then."""
     weights: dict[str, Tensor]
 
     @property
@@ -78,9 +94,9 @@ class Trained:
         return [c.name for c in self.classes]
 
     @property
-    def channels(self) -> list[str]:
-        """Names of what the network sees."""
-        return make_features(self.config, self.bands, self.statistics).names
+    def channels(self) -> dict[str, str]:
+        """Name of each channel the network sees -> its role."""
+        return make_features(self.config, self.bands, self.statistics).channels
 
     def segmenter(self, inputs: Inputs | None = None) -> Segmenter:
         """The network in evaluation mode; `inputs` where bands come packed or placed otherwise."""
@@ -88,6 +104,7 @@ class Trained:
         made.network.load_state_dict(self.weights)
         offset = [p + t for p, t in zip(self.prior, self.thresholds, strict=True)]
         made.offset.copy_(torch.tensor(offset))
+        made.temperature = self.temperature
         return made.eval()
 
     def about(self) -> dict[str, Any]:
@@ -104,6 +121,7 @@ class Trained:
             "source": self.source,
             "prior": list(self.prior),
             "thresholds": list(self.thresholds),
+            "temperature": self.temperature,
         }
 
     @classmethod
@@ -120,6 +138,7 @@ class Trained:
             source=about["source"],
             prior=tuple(about["prior"]),
             thresholds=tuple(about["thresholds"]),
+            temperature=about["temperature"],
             weights=weights,
         )
 
@@ -136,13 +155,13 @@ class Trained:
         """The inverse of `to_record`."""
         return cls.from_about(record, record["weights"], where)
 
-    def with_thresholds(self, thresholds: Sequence[float]) -> "Trained":
-        """The same with other thresholds."""
-        return replace(self, thresholds=tuple(thresholds))
+    def adjusted(self, thresholds: Sequence[float], temperature: float) -> Self:
+        """The same with other thresholds, and the temperature that belongs to them."""
+        return replace(self, thresholds=tuple(thresholds), temperature=temperature)
 
-    def without_thresholds(self) -> "Trained":
+    def unadjusted(self) -> Self:
         """The same with none."""
-        return self.with_thresholds([0.0] * len(self.classes))
+        return self.adjusted([0.0] * len(self.classes), 1.0)
 
 
 def write_whole(record: dict[str, Any], path: Path) -> None:
@@ -177,14 +196,16 @@ def make_segmenter(
     """An untrained segmenter; `inputs` where bands come packed or placed otherwise than `bands` say."""
     settings, features = config.model, make_features(config, bands, statistics)
     net = network(
-        settings.arch,
-        settings.encoder,
-        bands=len(features.names),
-        classes=len(classes),
-        decoder_channels=settings.decoder_channels,
+        settings, roles=[*features.channels.values()], classes=len(classes), window=config.data.patch
     )
     net = net.to(memory_format=torch.channels_last)
-    return Segmenter(inputs or Inputs(bands, statistics), features, net, [0.0] * len(classes))
+    return Segmenter(
+        inputs or Inputs(bands, statistics),
+        features,
+        net,
+        [0.0] * len(classes),
+        located=settings.location,
+    )
 
 
 def load_run(path: Path) -> Trained:

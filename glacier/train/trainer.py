@@ -25,7 +25,7 @@ from glacier.pipeline.plan import Balance
 from glacier.pipeline.split import split, statistics
 from glacier.store.reader import Store
 from glacier.train.average import Average
-from glacier.train.evaluate import band_places
+from glacier.train.evaluate import band_places, places_of
 from glacier.train.precision import mixed, scaler
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import Segmenter, Trained, make_segmenter
@@ -63,12 +63,13 @@ class Trainer:
         inputs = Inputs(self.bands, self.statistics, places_or_none(pick, len(store.meta.bands)))
         made = make_segmenter(config, inputs, self.bands, self.statistics, store.meta.classes)
         if init:
-            transfer(init, made.network, config.model, made.features.names, names)
+            transfer(init, made.network, config.model, made.features.channels, names)
         if settings.sync_norm and ranks.world > 1:
             if device.type != "cuda":
                 raise UsageError("train.sync_norm: batch norm over ranks exists on GPUs only; leave it out")
             made.network = convert_sync_batchnorm(made.network)  # PyTorch's own loses timm's activations
         self.segmenter: Segmenter = made.to(device)
+        self._places = places_of(store, device) if config.model.location else None
         self.average = Average(self.segmenter.network, settings.ema)
         compiled = torch.compile(self.segmenter.network) if settings.compile else self.segmenter.network
         self.parallel = ranks.wrap(compiled)  # type: ignore[arg-type]
@@ -142,6 +143,7 @@ class Trainer:
     def step(self, group: list[Batch], epoch: int) -> Tensor:
         """One optimiser step over some batches; the loss of all of them, on the device.
 
+        That of the scores alone: further heads' are made small with it, but not shown.
         A loss or gradient that is no number leaves weights, batch norm and optimiser as they were, and
         gives NaN.
         """
@@ -155,10 +157,14 @@ class Trainer:
         parts = torch.zeros_like(self.term_sums)
         for i, (batch, target) in enumerate(zip(group, targets, strict=True)):
             with self._in_step(last=i == len(group) - 1):
-                terms = self._terms(batch, target, weight)
+                terms, *others = self._terms(batch, target, weight)
                 loss = self.loss.combine(terms, epoch) / len(group)
+                made_small = loss
+                for other in others:
+                    further = self.loss.combine(other, epoch) / len(group)
+                    made_small = made_small + self.config.loss.auxiliary * further
                 # inf may have finite gradients: as a NaN it has none, and the scaler leaves the step out
-                forced = loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+                forced = made_small * torch.where(made_small.detach().isfinite(), 1.0, torch.nan)
                 torch.autograd.backward(self.scaler.scale(forced * self.ranks.world))
             total, parts = total + loss.detach(), parts + terms.detach() / len(group)
         fine = self._update(epoch) & total.isfinite()
@@ -169,15 +175,18 @@ class Trainer:
         self.average.update(self.segmenter.network, self.steps)
         return torch.where(fine, total, torch.nan)
 
-    def _terms(self, batch: Batch, target: Any, weight: Tensor) -> Tensor:
-        """Each term of the loss of a micro-batch over all ranks (terms,)."""
+    def _terms(self, batch: Batch, target: Any, weight: Tensor) -> list[Tensor]:
+        """Each term of the loss of a micro-batch over all ranks (terms,), by head of the network."""
         pick = self.segmenter.inputs.pick
         image = batch.image if pick is None else batch.image[:, pick]
         channels = self.segmenter.features(image.to(torch.get_default_dtype()))
+        told = () if self._places is None else (self._places[batch.samples["tile"]],)
         with mixed(self.ranks.device, self.config.train.precision):
-            logits = self.parallel(channels)
-        sums = [self.ranks.add_soft(s) for s in self.loss.sums(logits, target)]
-        return self.loss.terms(sums, weight)
+            found = self.parallel(channels, *told)
+        by_head = [
+            self.loss.sums(head, target) for head in (found if isinstance(found, tuple) else (found,))
+        ]
+        return [self.loss.terms([self.ranks.add_soft(s) for s in sums], weight) for sums in by_head]
 
     def _update(self, epoch: int) -> Tensor:
         """Let the optimiser step, unless a gradient is no number; whether it did, on the device."""
@@ -268,7 +277,8 @@ class Trainer:
     def judged_here(self, epoch: int) -> Segmenter:
         """The same, once ranks have agreed."""
         prior = self.prior(epoch)
-        whole = Segmenter(self.segmenter.inputs, self.segmenter.features, self.average.network, prior)
+        own = self.segmenter
+        whole = Segmenter(own.inputs, own.features, self.average.network, prior, located=own.located)
         return whole.to(self.ranks.device).eval()
 
     def trained(self, epoch: int, mcc: float) -> Trained:
@@ -284,6 +294,7 @@ class Trainer:
             source=self.store.meta.source,
             prior=self.prior(epoch),
             thresholds=(0.0,) * len(self.store.meta.classes),
+            temperature=1.0,
             weights=self.average.network.state_dict(),
         )
 

@@ -1,6 +1,6 @@
 """Start a network from another run's weights: bands and classes are matched by name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,48 +8,64 @@ from torch import Tensor, nn
 from glacier.config import ModelConfig
 from glacier.errors import GlacierError
 from glacier.model.features import VALIDITY
+from glacier.model.glavitu import POSITIONS, resized
+from glacier.model.networks import alike, first_layers
 from glacier.train.segmenter import Trained
 
-HEAD = "segmentation_head."
+HEADS = ("segmentation_head.", "auxiliary_head.")
 
 
 @torch.no_grad()
 def transfer(
-    source: Trained, net: nn.Module, model: ModelConfig, channels: Sequence[str], classes: Sequence[str]
+    source: Trained,
+    net: nn.Module,
+    model: ModelConfig,
+    channels: Mapping[str, str],
+    classes: Sequence[str],
 ) -> None:
     """Copy what `source` learnt into `net`.
 
-    In the first convolution each channel takes the weights of the channel of its name, and a new one the
-    mean over the source's bands, but a validity plane nothing. In the head each class takes those of the
-    class of its name, and a new one stays as it is.
+    In a first convolution each channel takes the weights of the channel of its name, and a new one the
+    mean over the source's bands, but a validity plane nothing. In a head each class takes those of the
+    class of its name, and a new one stays as it is; so does a layer that the source lacks.
 
     Args:
         source: the run to start from.
         net: the network, as it was made.
         model: how it was made.
-        channels: what it sees, by name.
+        channels: what it sees, by name, and the role of each.
         classes: what it tells apart, by name.
 
     Raises:
         GlacierError: `source` is another network.
     """
-    if source.config.model != model:
-        then, now = source.config.model, model
+    if not alike(source.config.model, model):
+        was = source.config.model
         raise GlacierError(
-            f"--init: a run of {then.arch} with {then.encoder}, decoder_channels "
-            f"{[*then.decoder_channels]}; this one is {now.arch} with {now.encoder}, "
-            f"{[*now.decoder_channels]}; expected the same model"
+            f"--init: a run of {was.arch} with {was.encoder}, decoder_channels "
+            f"{[*was.decoder_channels]}; this one is {model.arch} with {model.encoder}, "
+            f"{[*model.decoder_channels]}; expected the same model"
         )
-    own = net.state_dict()
-    first = _first(net, len(channels))
+    own, seen = net.state_dict(), source.channels
+    known = {band.name for band in source.bands}
+    first = first_layers(model, net, [*channels.values()])
     for name, value in own.items():
+        if name not in source.weights:
+            continue
         old = source.weights[name].to(value.dtype)
-        if name == first:
-            _by_channel(value, old, channels, source)
-        elif name.startswith(HEAD) and list(classes) != source.class_names:
+        if name in first:
+            then = _of_role(seen, first[name])
+            bands = [i for i, channel in enumerate(then) if channel in known]
+            _by_channel(value, old, _of_role(channels, first[name]), then, bands)
+        elif name.startswith(HEADS) and list(classes) != source.class_names:
             _by_class(value, old, classes, source.class_names)
         else:
-            value.copy_(old)
+            value.copy_(resized(old, value.shape[-2:]) if name == POSITIONS else old)
+
+
+def _of_role(channels: Mapping[str, str], role: str | None) -> list[str]:
+    """Names of the channels of a role; None for all."""
+    return [name for name, own in channels.items() if role in (None, own)]
 
 
 def unmatched(source: Trained, bands: Sequence[str]) -> str:
@@ -65,17 +81,11 @@ def unmatched(source: Trained, bands: Sequence[str]) -> str:
     )
 
 
-def _first(net: nn.Module, channels: int) -> str:
-    """The name of the first convolution's weights."""
-    for name, module in net.named_modules():
-        if isinstance(module, nn.Conv2d) and module.in_channels == channels:
-            return f"{name}.weight"
-    raise GlacierError("--init: a network without a first convolution; its bands cannot be matched")
-
-
-def _by_channel(value: Tensor, old: Tensor, channels: Sequence[str], source: Trained) -> None:
-    then = source.channels
-    mean = old[:, : len(source.bands)].mean(dim=1)
+def _by_channel(
+    value: Tensor, old: Tensor, channels: Sequence[str], then: Sequence[str], bands: Sequence[int]
+) -> None:
+    """Weights (width, channels, …) of `channels` from those of `then`, whose `bands` a new one averages."""
+    mean = old[:, bands].mean(dim=1) if bands else torch.zeros_like(old[:, 0])
     for i, name in enumerate(channels):
         value[:, i] = old[:, then.index(name)] if name in then else 0 if name == VALIDITY else mean
 

@@ -34,7 +34,7 @@ def image(seed=0, size=64):
 def test_bands_alone_pass_as_they_are():
     values = torch.randn(2, 3, 8, 8)
     made = features()
-    assert made.names == NAMES
+    assert [*made.channels] == NAMES
     assert made(values) is values
 
 
@@ -66,7 +66,7 @@ def test_the_validity_plane_is_1_where_any_band_has_data():
     values, _, gaps = image()
     made = features(validity=True)
     seen = made(torch.from_numpy(values).float())
-    assert made.names == [*NAMES, "validity"]
+    assert [*made.channels] == [*NAMES, "validity"]
     np.testing.assert_array_equal(seen[:, 3].numpy(), ~gaps.all(axis=1))
     assert gaps.all(axis=1).any()
 
@@ -76,7 +76,7 @@ def test_local_contrast_is_the_distance_from_the_gaussian_mean_of_what_is_valid(
     values, _, gaps = image()
     made = features(contrast=("nir",), sigma=sigma)
     seen = made(torch.from_numpy(values))
-    assert made.names == [*NAMES, "contrast nir"]
+    assert [*made.channels] == [*NAMES, "contrast nir"]
     for i in range(2):
         held = (~gaps[i, 1]).astype(float)
         options = {"sigma": sigma, "mode": "constant", "radius": int(np.ceil(3 * sigma))}

@@ -176,7 +176,7 @@ def test_an_annealed_epochs_prior_is_its_own_mixs(store):
 
 def test_the_offset_shifts_scores_and_nothing_else(store, runs):
     raw = torch.from_numpy(store.image(3)).permute(2, 0, 1)[None]
-    shifted = runs[1].with_thresholds([0.0, 1.0, -2.0, 0.5])
+    shifted = runs[1].adjusted([0.0, 1.0, -2.0, 0.5], 1.0)
     one, two = placed(runs[1], store), placed(shifted, store)
     with torch.inference_mode():
         plain, other = one(raw), two(raw)

@@ -49,7 +49,7 @@ def test_a_run_per_fold_and_a_summary(three, crossed):
     for k in range(3):
         run = load_run(crossed / f"fold-{k}")
         assert run.config.train.fold == k
-        plain = run.with_thresholds([0.0] * 4)
+        plain = run.unadjusted()
         mcc.append(evaluate_runs([plain], three, "val", ALONE).mcc)
         assert found["folds"][k]["mcc"] == pytest.approx(mcc[-1], abs=1e-6)
     over = found["over folds"]["MCC"]

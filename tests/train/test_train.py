@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_run(store, run, tmp_path):
 
 def test_evaluation_gives_the_score_the_checkpoint_was_kept_for(store, run):
     trained = load_run(run)
-    plain = trained.with_thresholds([0.0] * 4)
+    plain = trained.unadjusted()
     assert evaluate_runs([plain], store, "val", ALONE).mcc == pytest.approx(trained.mcc, abs=1e-6)
     assert evaluate_runs([trained], store, "val", ALONE).mcc >= trained.mcc - 1e-6
 
@@ -89,7 +89,7 @@ def test_a_selection_of_bands_trains_and_scores(store, tmp_path):
     train(config('data.bands=["thermal","blue"]', "train.epochs=1"), store, tmp_path / "two", ALONE)
     trained = load_run(tmp_path / "two")
     assert [band.name for band in trained.bands] == ["thermal", "blue"]
-    plain = trained.with_thresholds([0.0] * 4)
+    plain = trained.unadjusted()
     assert evaluate_runs([plain], store, "val", ALONE).mcc == pytest.approx(trained.mcc, abs=1e-6)
 
 

@@ -31,20 +31,23 @@ def source(store, tmp_path_factory) -> Trained:
     return load_run(out)
 
 
+ROLES = dict.fromkeys(("blue", "red", "nir", "contrast nir"), "optical") | {
+    "thermal": "thermal",
+    "validity": "other",
+}
+
+
 def made(config, channels, classes=4):
-    model = config.model
-    return network(
-        model.arch, model.encoder, bands=channels, classes=classes, decoder_channels=model.decoder_channels
-    )
+    return network(config.model, roles=[*channels.values()], classes=classes, window=config.data.patch)
 
 
 def test_bands_keep_their_weights_by_name_and_new_ones_take_the_mean(source):
-    channels = ["thermal", "nir", "blue", "validity", "contrast nir"]
-    net = made(source.config, 5)
+    channels = {name: ROLES[name] for name in ("thermal", "nir", "blue", "validity", "contrast nir")}
+    net = made(source.config, channels)
     transfer(source, net, source.config.model, channels, CLASSES)
     new, old = net.state_dict(), source.weights
     first = next(name for name, value in new.items() if value.ndim == 4)
-    assert source.channels == ["blue", "red", "thermal", "validity"]
+    assert [*source.channels] == ["blue", "red", "thermal", "validity"]
     mean = old[first][:, :3].mean(dim=1)
     expected = [old[first][:, 2], mean, old[first][:, 0], old[first][:, 3], mean]
     torch.testing.assert_close(new[first], torch.stack(expected, dim=1))
@@ -54,13 +57,13 @@ def test_bands_keep_their_weights_by_name_and_new_ones_take_the_mean(source):
 
 
 def test_the_same_bands_and_classes_give_the_same_network(source):
-    net = made(source.config, 4)
+    net = made(source.config, source.channels)
     transfer(source, net, source.config.model, source.channels, CLASSES)
     assert all(torch.equal(value, source.weights[name]) for name, value in net.state_dict().items())
 
 
 def test_classes_keep_their_heads_by_name_and_new_ones_start_anew(source):
-    net = made(source.config, 4, classes=3)
+    net = made(source.config, source.channels, classes=3)
     before = {k: v.clone() for k, v in net.state_dict().items()}
     transfer(source, net, source.config.model, source.channels, ["lake", "snow", "background"])
     for part in ("weight", "bias"):
@@ -93,7 +96,7 @@ def test_what_takes_the_mean_is_said_once_by_the_main_rank(source, store, tmp_pa
 
 def test_another_model_is_refused_by_name(source):
     other = replace(source.config.model, encoder="resnet18", decoder_channels=())
-    net = made(replace(source.config, model=other), 4)
+    net = made(replace(source.config, model=other), source.channels)
     with pytest.raises(
         GlacierError, match="--init: a run of unet with tu-tf_mobilenetv3.* is unet with resnet18"
     ):
@@ -103,7 +106,7 @@ def test_another_model_is_refused_by_name(source):
 def test_statistics_are_those_of_the_new_tiles(source, store):
     trainer = Trainer(config("train.fold=1"), store, ALONE, source)
     assert trainer.statistics[0] != source.statistics[0]
-    assert trainer.segmenter.features.names == store.meta.band_names
+    assert [*trainer.segmenter.features.channels] == store.meta.band_names
     averaged = trainer.average.network.state_dict()
     assert all(torch.equal(v, averaged[k]) for k, v in trainer.segmenter.network.state_dict().items())
 
@@ -124,9 +127,10 @@ def test_a_frozen_encoder_stays_and_then_moves(source, store):
 def test_a_new_validity_plane_counts_for_nothing(store, tmp_path):
     train(config("train.epochs=1"), store, tmp_path / "plain", ALONE)
     plain = load_run(tmp_path / "plain")
-    net = made(plain.config, 8)
-    transfer(plain, net, plain.config.model, [*plain.channels, "validity"], CLASSES)
-    old = made(plain.config, 7)
+    channels = plain.channels | {"validity": "other"}
+    net = made(plain.config, channels)
+    transfer(plain, net, plain.config.model, channels, CLASSES)
+    old = made(plain.config, plain.channels)
     old.load_state_dict(plain.weights)
     image, plane = torch.randn(1, 7, 64, 64), torch.ones(1, 1, 64, 64)
     with torch.inference_mode():
