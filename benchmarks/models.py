@@ -76,14 +76,14 @@ class Kept(torch.autograd.graph.saved_tensors_hooks):
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         known = {tensor.untyped_storage().data_ptr() for tensor in known}
-        self.storages: dict[int, torch.UntypedStorage] = {}
+        self.storages = storages = dict[int, torch.UntypedStorage]()
         """By address; held, so that no address comes twice."""
 
         def note(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in known:
-                self.storages[storage.data_ptr()] = storage
-            return tensor
+                storages[storage.data_ptr()] = storage
+            return tensor.detach()  # itself, it would hold its own history for ever
 
         super().__init__(note, lambda tensor: tensor)
 

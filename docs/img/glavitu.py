@@ -51,9 +51,9 @@ def bands(axes: Axes) -> None:
         axes.text(0.35, top + 0.06, role, ha="center", fontsize=9.5, color=colour)
         arrow(axes, (0.68, middle), (1.1, middle))
         box(axes, 1.1, middle, 0.75, 0.5, "2 conv\n32", ec=colour)
-        arrow(axes, (1.85, middle), (2.15, middle))
+        arrow(axes, (1.85, middle), (2.12, middle))
         y -= 0.52
-    box(axes, 2.15, 3.02, 0.85, 3.1, "squeeze,\nexcite,\n1 × 1\nconv\n64", fc=PLAIN)
+    box(axes, 2.12, 3.02, 0.93, 3.1, "squeeze,\nexcite,\n1 × 1\nconv\n64", fc=PLAIN)
 
 
 def overview(axes: Axes) -> None:
@@ -62,17 +62,17 @@ def overview(axes: Axes) -> None:
     words = "64 channels throughout; in a\nblock every token asks all others"
     axes.text(5.58, 2.35, words, fontsize=9.5, color=INK, ha="center", va="center", linespacing=1.35)
     axes.text(3.87, 4.38, "stage 1: the whole window", fontsize=10.5, color=INK, va="center")
-    box(axes, 4.02, LINE + 0.55, 1.0, 0.95, "tokens,\n16 × 16 px,\n+ positions")
-    box(axes, 5.2, LINE + 0.55, 0.95, 0.95, "12 blocks:\n4 heads,\nMLP 256")
+    box(axes, 3.99, LINE + 0.55, 1.08, 0.95, "tokens,\n16 × 16 px,\n+ positions")
+    box(axes, 5.24, LINE + 0.55, 0.94, 0.95, "12 blocks:\n4 heads,\nMLP 256")
     box(axes, 6.35, LINE + 0.55, 0.8, 0.95, "4 times\nconv,\n× 2")
-    arrow(axes, (3.5, LINE), (3.9, LINE), (3.9, LINE + 0.55), (4.02, LINE + 0.55))
-    arrow(axes, (5.02, LINE + 0.55), (5.2, LINE + 0.55))
-    arrow(axes, (6.15, LINE + 0.55), (6.35, LINE + 0.55))
+    arrow(axes, (3.5, LINE), (3.9, LINE), (3.9, LINE + 0.55), (3.99, LINE + 0.55))
+    arrow(axes, (5.07, LINE + 0.55), (5.24, LINE + 0.55))
+    arrow(axes, (6.18, LINE + 0.55), (6.35, LINE + 0.55))
     arrow(axes, (7.15, LINE + 0.55), (7.6, LINE + 0.55), (7.6, LINE + 0.13))
     arrow(axes, (3.9, LINE), (7.47, LINE))
     plus(axes, 7.6)
     arrow(axes, (7.6, LINE - 0.13), (7.6, 1.32), colour=MARK, dashes="--")
-    box(axes, 7.0, 1.05, 1.2, 0.56, "second head,\n1 × 1 conv", ec=MARK)
+    box(axes, 6.94, 1.05, 1.32, 0.56, "second head,\n1 × 1 conv", ec=MARK)
     axes.text(
         8.32, 1.05, "in training alone:\nits loss × loss.auxiliary", fontsize=9.5, color=MARK, va="center"
     )
@@ -110,11 +110,11 @@ def details(axes: Axes) -> None:
 
 def main() -> None:
     """Draw it."""
-    figure, axes = pyplot.subplots(figsize=(11.6, 4.4), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(10.4, 4.4), layout="constrained")
     bands(axes)
-    arrow(axes, (3.0, LINE), (3.24, LINE))
+    arrow(axes, (3.05, LINE), (3.24, LINE))
     plus(axes, 3.37)
-    box(axes, 2.42, 0.85, 1.9, 0.56, "longitude, latitude,\nwith model.location", ls="--", ec=FAINT)
+    box(axes, 2.32, 0.85, 2.1, 0.56, "longitude, latitude,\nwith model.location", ls="--", ec=FAINT)
     arrow(axes, (3.37, 1.13), (3.37, LINE - 0.13), colour=FAINT, dashes="--")
     overview(axes)
     details(axes)
