@@ -60,7 +60,7 @@ PARTS = {
 }
 """Parts of GlaViTU and their modules."""
 WINDOW = 512
-"""Side that positions and multiply-adds are for, px."""
+"""Side that multiply-adds are counted at, px."""
 BATCH = 24
 """Windows of a device in pretraining: half of 48."""
 STATES = 20
@@ -130,9 +130,9 @@ class Job:
         return first + settings.auxiliary * sum(others)
 
 
-def make(settings: ModelConfig) -> nn.Module:
-    """A network as training makes it."""
-    net = network(settings, roles=ROLES, classes=len(CLASSES), window=WINDOW)
+def make(settings: ModelConfig, window: int = WINDOW) -> nn.Module:
+    """A network as training on windows of a side, px, makes it."""
+    net = network(settings, roles=ROLES, classes=len(CLASSES), window=window)
     return net.to(memory_format=torch.channels_last)
 
 
@@ -290,9 +290,11 @@ def rows(found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
 def main(size: int, batch: int, precision: str, rounds: int, sizes: str, target: Path | None) -> None:
     """Count and measure networks."""
     console = Console()
-    nets = {name: make(settings) for name, settings in NETWORKS.items()}
-    found = {name: counted(net, [*map(int, sizes.split(","))]) for name, net in nets.items()}
-    jobs = {name: Job.make(net, batch, size, precision) for name, net in nets.items()}
+    asked = [*map(int, sizes.split(","))]
+    found = {name: counted(make(settings), asked) for name, settings in NETWORKS.items()}
+    jobs = {
+        name: Job.make(make(settings, size), batch, size, precision) for name, settings in NETWORKS.items()
+    }
     for name, speed in speeds(jobs, rounds).items():
         found[name]["speed"] = speed
     title = f"speed: {batch} windows of {size} px a step, {precision}"
