@@ -1,6 +1,7 @@
 """Networks by name."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import segmentation_models_pytorch as smp
 import torch
@@ -10,9 +11,19 @@ from glacier.config import ModelConfig
 from glacier.errors import GlacierError, UsageError
 from glacier.model.glavitu import GlaViTU
 
-OWN: dict[str, type[GlaViTU]] = {"glavitu": GlaViTU}
-"""Networks of this package's own by `model.arch`, made and asked as GlaViTU is. All other names are
-segmentation_models_pytorch's."""
+
+class Own(Protocol):
+    """A network's class, of this package's own."""
+
+    def __call__(self, roles: Sequence[str], classes: int, window: int, *, located: bool) -> nn.Module:
+        """Make one, as GlaViTU is made."""
+
+    def first_layers(self, roles: Sequence[str]) -> dict[str, str | None]:
+        """Weights (width, channels, …) that meet the channels first -> the role of those; None for all."""
+
+
+OWN: dict[str, Own] = {"glavitu": GlaViTU}
+"""By `model.arch`. All other names are segmentation_models_pytorch's."""
 
 
 def network(settings: ModelConfig, *, roles: Sequence[str], classes: int, window: int) -> nn.Module:
