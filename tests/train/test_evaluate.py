@@ -83,7 +83,7 @@ def test_runs_of_different_folds_are_never_scored_as_held_out(store, runs, tmp_p
         GlacierError, match="runs of folds 0, 1; each has learnt from what another holds out"
     ):
         evaluate_runs([runs[0], other], store, "val", ALONE)
-    assert evaluate_runs([runs[0], other], store, "all", ALONE).pixels == store.histogram.sum()
+    assert evaluate_runs([runs[0], other], store, "all", ALONE).scores.pixels == store.histogram.sum()
 
 
 def test_of_all_pixels_those_without_data_are_background(store, runs):
@@ -120,21 +120,18 @@ def test_offsets_are_the_best_of_an_exhaustive_search():
 
 
 def test_a_sample_of_pixels_is_all_that_is_kept(store, runs, monkeypatch):
-    """And what is chosen on every third pixel is near what all of them say."""
-    seen = []
-    monkeypatch.setattr(
-        thresholds, "best_offsets", lambda found, truth, ranks: seen.append(found) or [0.0] * 4
+    tiles, segmenter, kept = split(store, 0).val, placed(runs[0], store), []
+    every, classes = thresholds.sample_scores(segmenter, store, tiles, ALONE)
+    np.testing.assert_array_equal(
+        torch.bincount(classes, minlength=4), store.histogram[tiles].sum(axis=(0, 1, 2))
     )
-    tiles = split(store, 0).val
-    thresholds.choose_thresholds(placed(runs[0], store), store, tiles, ALONE)
-    monkeypatch.setattr(thresholds, "PIXELS", len(seen[0]) // 3)
-    kept = []
+    monkeypatch.setattr(thresholds, "PIXELS", len(every) // 3)
     spy = SimpleNamespace(
         cat=lambda parts: kept.extend(parts) or torch.cat(parts), zeros=torch.zeros, long=torch.long
     )
     monkeypatch.setattr(thresholds, "torch", spy)
-    thresholds.choose_thresholds(placed(runs[0], store), store, tiles, ALONE)
-    assert 0.9 * len(seen[0]) / 4 < len(seen[1]) < 1.1 * len(seen[0]) / 3
+    some, _ = thresholds.sample_scores(segmenter, store, tiles, ALONE)
+    assert 0.9 * len(every) / 4 < len(some) < 1.1 * len(every) / 3
     assert all(part.untyped_storage().nbytes() <= 8 * max(part.numel(), 1) for part in kept)
 
 
@@ -176,11 +173,10 @@ def test_an_annealed_epochs_prior_is_its_own_mixs(store):
 
 def test_the_offset_shifts_scores_and_nothing_else(store, runs):
     raw = torch.from_numpy(store.image(3)).permute(2, 0, 1)[None]
-    shifted = runs[1].adjusted([0.0, 1.0, -2.0, 0.5], 1.0)
-    one, two = placed(runs[1], store), placed(shifted, store)
+    shifted, difference = [0.0, 1.0, -2.0, 0.5], torch.tensor([0.0, 1.0, -2.0, 0.5])
+    one, two = (placed(run, store) for run in (runs[1].unadjusted(), runs[1].adjusted(shifted, 1.0)))
     with torch.inference_mode():
         plain, other = one(raw), two(raw)
-    difference = torch.tensor(shifted.thresholds) - torch.tensor(runs[1].thresholds)
     torch.testing.assert_close(other - plain, difference[:, None, None].expand_as(plain), atol=1e-5, rtol=0)
 
 
@@ -227,7 +223,7 @@ def test_an_export_scores_as_the_run_and_is_half_its_size(store, runs, tmp_path)
     assert size == path.stat().st_size < 2.2 * weights + 100_000
     again = load_run(path)
     assert json.dumps(again.about()) == json.dumps(runs[1].about())
-    one, two = (evaluate_runs([run], store, "val", ALONE).mcc for run in (runs[1], again))
+    one, two = (evaluate_runs([run], store, "val", ALONE).scores.mcc for run in (runs[1], again))
     assert two == pytest.approx(one, abs=1e-3)
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["glacier"])
@@ -257,7 +253,7 @@ def test_a_resnet34_unet_exports_below_50_mb_and_scores_as_the_run(store, tmp_pa
     assert 24e6 < sum(v.numel() for v in whole.weights.values()) < 25e6
     assert export(whole, tmp_path / "r.safetensors") < 50e6
     runs = whole, load_run(tmp_path / "r.safetensors")
-    one, two = (evaluate_runs([run], store, "val", ALONE).mcc for run in runs)
+    one, two = (evaluate_runs([run], store, "val", ALONE).scores.mcc for run in runs)
     assert one > 0.2
     assert two == pytest.approx(one, abs=1e-3)
 

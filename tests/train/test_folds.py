@@ -50,7 +50,7 @@ def test_a_run_per_fold_and_a_summary(three, crossed):
         run = load_run(crossed / f"fold-{k}")
         assert run.config.train.fold == k
         plain = run.unadjusted()
-        mcc.append(evaluate_runs([plain], three, "val", ALONE).mcc)
+        mcc.append(evaluate_runs([plain], three, "val", ALONE).scores.mcc)
         assert found["folds"][k]["mcc"] == pytest.approx(mcc[-1], abs=1e-6)
     over = found["over folds"]["MCC"]
     assert over["mean"] == pytest.approx(np.mean(mcc))
@@ -129,7 +129,7 @@ def test_the_report_is_one_page_about_the_run(three, crossed):
     page = Tags()
     page.feed(text)
     words = " ".join(page.text)
-    rated = evaluate_runs([load_run(crossed / "fold-1")], three, "val", ALONE)
+    rated = evaluate_runs([load_run(crossed / "fold-1")], three, "val", ALONE).scores
     assert f"{rated.mcc:.3f}" in words
     assert f"{rated.pixels:,}" in words
     assert "labelled pixels of fold 1 of three.zarr" in words
