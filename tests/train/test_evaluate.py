@@ -13,10 +13,12 @@ from sklearn.metrics import matthews_corrcoef
 
 from glacier.config import Config, shipped
 from glacier.errors import GlacierError
+from glacier.model.calibration import BINS, calibration_error, reliability
 from glacier.model.losses import CombinedLoss
 from glacier.model.metrics import scores
 from glacier.pipeline.split import split
 from glacier.train import thresholds
+from glacier.train.adjust import best_adjustment, choose_adjustment
 from glacier.train.average import Average
 from glacier.train.ensemble import Ensemble, turned, turned_back
 from glacier.train.evaluate import evaluate_runs, evaluate_tiles, judge, no_data, placed
@@ -287,3 +289,68 @@ def test_scores_with_thresholds_are_at_least_as_good_on_the_fold_they_were_chose
         tiles = split(store, 0).val
         matrix = evaluate_tiles(placed(run, store), store, tiles, ALONE)
         assert scores(matrix, run.class_names).mcc >= run.mcc - 1e-4
+
+
+def test_a_run_ends_with_the_temperature_that_its_adjusted_scores_ask_for(store, runs):
+    """Once divided by it, they ask for 1."""
+    tiles = split(store, 0).val
+    for run in runs:
+        assert run.temperature != 1
+        found, truth = thresholds.sample_scores(placed(run, store), store, tiles, ALONE)
+        again = best_adjustment(found, truth, ALONE, thresholds=False)
+        assert again.temperature == pytest.approx(1, abs=1e-4)
+        plain = torch.nn.functional.cross_entropy(found * run.temperature, truth)
+        assert torch.nn.functional.cross_entropy(found, truth) < plain
+
+
+def test_thresholds_and_temperature_are_chosen_together_or_the_temperature_alone(store, runs):
+    tiles, plain = split(store, 0).val, placed(runs[0].unadjusted(), store)
+    both = choose_adjustment(plain, store, tiles, ALONE, thresholds=True)
+    assert (tuple(both.thresholds), both.temperature) == (runs[0].thresholds, runs[0].temperature)
+    alone = choose_adjustment(plain, store, tiles, ALONE, thresholds=False)
+    assert alone.thresholds == [0.0] * 4
+    assert alone.temperature not in (1, both.temperature)
+    rated = evaluate_runs(runs[:1], store, "val", ALONE)
+    assert both.before == pytest.approx(rated.error_before, abs=1e-6)
+    assert both.after == pytest.approx(rated.error_after, abs=1e-6)
+
+
+def test_without_thresholds_a_training_ends_with_a_temperature_all_the_same(store, tmp_path, capsys):
+    settings = ("train.thresholds=false", "train.epochs=1", "train.samples_per_epoch=4")
+    train(config(*settings), store, tmp_path / "run", ALONE)
+    run = load_run(tmp_path / "run")
+    assert run.thresholds == (0.0,) * 4
+    assert run.temperature != 1
+    assert (
+        f"chosen on fold 0: temperature {run.temperature:.2f}, calibration error "
+        in capsys.readouterr().err
+    )
+
+
+def test_a_temperature_changes_no_class(store, runs):
+    tiles = np.arange(len(store))
+    hot, cold = (placed(runs[0].adjusted(runs[0].thresholds, t), store) for t in (5.0, 0.3))
+    one, two = (evaluate_tiles(module, store, tiles, ALONE) for module in (hot, cold))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_an_ensembles_calibration_is_that_of_its_mean_shares_before_and_after(store, runs):
+    rated = evaluate_runs(runs, store, "val", ALONE, pixels="all")
+    hot = [run.adjusted(run.thresholds, 1.0) for run in runs]
+    for members, found in ((hot, rated.before), (runs, rated.after)):
+        module = Ensemble([placed(run, store) for run in members]).eval()
+        table = torch.zeros(3, BINS, dtype=torch.float64)
+        for tile in split(store, 0).val:
+            with torch.inference_mode():
+                shares = module(torch.from_numpy(store.image(tile)).permute(2, 0, 1)[None])
+            table += reliability(torch.from_numpy(store.label(tile))[None], shares)
+        np.testing.assert_allclose(found, table, atol=3)  # a pixel at a bin's edge may be in the next
+        assert calibration_error(found) == pytest.approx(calibration_error(table.numpy()), abs=1e-4)
+        assert found[0].sum() == store.histogram[split(store, 0).val].sum()
+    record = rated.to_json()
+    assert record["calibration"] == {
+        "before": rated.error_before,
+        "after": rated.error_after,
+        "temperatures": [run.temperature for run in runs],
+    }
+    assert json.loads(json.dumps(record))["mcc"] == rated.scores.mcc
