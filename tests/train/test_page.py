@@ -15,7 +15,7 @@ from glacier.classes import Class, coloured
 from glacier.model.calibration import BINS
 from glacier.model.metrics import scores
 from glacier.train.page import Page, ShownTile, best_epoch, render, row_shares
-from glacier.train.reliability import points
+from glacier.train.reliability import diagram, points
 from glacier.train.report import percent
 
 CLASSES = coloured([("background", 0), ("glacier", 85), ("lake", 255)])
@@ -260,14 +260,15 @@ def test_steps_left_out_are_told(page):
 
 
 def test_the_reliability_diagram_has_a_point_and_a_bar_for_each_bin_with_pixels(page):
-    chart = drawn(render(page))[-1]
+    chart = diagram(page.before, page.after, "x")
+    assert chart.replace('"x-', '"reliability-').replace("#x-", "#reliability-") in render(page)
     for colour in ("--curve1", "--curve2"):
         dots = re.findall(rf'<use href="[^"]*" [^>]*fill: var\({colour}\)', chart)
         bars = re.findall(rf'<path d="[^"]*z\s*" clip-path[^>]*fill: var\({colour}\)', chart)
         assert len(dots) == len(bars) == 3
     assert strokes(chart) == 0  # no two of them are neighbours
     beside = table({9: (100, 50), 10: (100, 50), 14: (900, 800)})
-    assert strokes(drawn(render(replace(page, before=beside)))[-1]) == 1
+    assert strokes(diagram(beside, page.after, "x")) == 1
 
 
 def test_points_of_the_reliability_diagram_are_mean_confidence_and_accuracy():
@@ -277,8 +278,7 @@ def test_points_of_the_reliability_diagram_are_mean_confidence_and_accuracy():
     assert np.isnan(confidence).sum() == np.isnan(right).sum() == BINS - 2
 
 
-def test_a_run_without_pixels_still_has_a_page(page):
-    nothing = np.zeros((3, BINS))
-    chart = drawn(render(replace(page, before=nothing, after=nothing)))[-1]
+def test_the_reliability_of_no_pixels_can_be_drawn():
+    chart = diagram(np.zeros((3, BINS)), np.zeros((3, BINS)), "x")
     assert "nan" not in chart
     assert strokes(chart) == 0
