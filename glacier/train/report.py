@@ -71,10 +71,11 @@ def score_table(found: Evaluated, title: str, pixels: str = "labelled") -> Table
     """Scores per class, and over all; `pixels` says which were compared."""
     rated, temperatures = found.scores, ", ".join(f"{t:.2f}" for t in found.temperatures)
     table = Table(title=escape(title), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    errors = f"{percent(found.error_before)} -> {percent(found.error_after)}"
     table.caption = (
         f"MCC {number(rated.mcc)}, mean IoU {number(rated.mean_iou)}\n{rated.pixels:,} {WHICH[pixels]}\n"
-        f"calibration error {percent(found.error_before)} -> {percent(found.error_after)} by temperature "
-        f"{temperatures}, over labelled pixels"
+        f"calibration error {errors}, temperature {temperatures}"
+        f"{', over labelled pixels' if pixels == 'all' else ''}"
     )
     for head in ("class", "IoU", "precision", "recall", "F1"):
         table.add_column(head, justify="left" if head == "class" else "right")

@@ -13,7 +13,7 @@ from sklearn.metrics import matthews_corrcoef
 
 from glacier.config import Config, shipped
 from glacier.errors import GlacierError
-from glacier.model.calibration import BINS, calibration_error, reliability
+from glacier.model.calibration import BINS, COLDEST, HOTTEST, calibration_error, reliability
 from glacier.model.losses import CombinedLoss
 from glacier.model.metrics import scores
 from glacier.pipeline.split import split
@@ -293,24 +293,25 @@ def test_scores_with_thresholds_are_at_least_as_good_on_the_fold_they_were_chose
 
 def test_a_run_ends_with_the_temperature_that_its_adjusted_scores_ask_for(store, runs):
     """Once divided by it, they ask for 1."""
-    tiles = split(store, 0).val
-    for run in runs:
-        assert run.temperature != 1
-        found, truth = thresholds.sample_scores(placed(run, store), store, tiles, ALONE)
-        again = best_adjustment(found, truth, ALONE, thresholds=False)
-        assert again.temperature == pytest.approx(1, abs=1e-4)
-        plain = torch.nn.functional.cross_entropy(found * run.temperature, truth)
-        assert torch.nn.functional.cross_entropy(found, truth) < plain
+    run, tiles = runs[1], split(store, 0).val
+    assert run.temperature != 1
+    assert COLDEST < run.temperature < HOTTEST
+    found, truth = thresholds.sample_scores(placed(run, store), store, tiles, ALONE)
+    again = best_adjustment(found, truth, ALONE, thresholds=False)
+    assert again.temperature == pytest.approx(1, abs=1e-4)
+    plain = torch.nn.functional.cross_entropy(found * run.temperature, truth)
+    assert torch.nn.functional.cross_entropy(found, truth) < plain
 
 
 def test_thresholds_and_temperature_are_chosen_together_or_the_temperature_alone(store, runs):
-    tiles, plain = split(store, 0).val, placed(runs[0].unadjusted(), store)
+    run, tiles = runs[1], split(store, 0).val
+    plain = placed(run.unadjusted(), store)
     both = choose_adjustment(plain, store, tiles, ALONE, thresholds=True)
-    assert (tuple(both.thresholds), both.temperature) == (runs[0].thresholds, runs[0].temperature)
+    assert (tuple(both.thresholds), both.temperature) == (run.thresholds, run.temperature)
     alone = choose_adjustment(plain, store, tiles, ALONE, thresholds=False)
     assert alone.thresholds == [0.0] * 4
     assert alone.temperature not in (1, both.temperature)
-    rated = evaluate_runs(runs[:1], store, "val", ALONE)
+    rated = evaluate_runs([run], store, "val", ALONE)
     assert both.before == pytest.approx(rated.error_before, abs=1e-6)
     assert both.after == pytest.approx(rated.error_after, abs=1e-6)
 
