@@ -88,7 +88,7 @@ def main() -> None:
                 fit(few, here / f"tuned-{seed}", seed, slow, first),
             ]
             for rows, trained in zip(found.values(), runs, strict=True):
-                rows.append(evaluate_runs([trained], unseen, "all", ALONE))
+                rows.append(evaluate_runs([trained], unseen, "all", ALONE).scores)
     print("| five tiles | MCC | IoU glacier | debris | lake |\n|---|---|---|---|---|")
     for name, rows in found.items():
         cells = [spread(rows), *(spread(rows, c) for c in ("glacier", "debris", "lake"))]

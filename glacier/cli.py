@@ -356,7 +356,9 @@ def evaluate(
     title = f"{', '.join(names)} on {opened.name}, {split} tiles{', eight symmetries' if tta else ''}"
     console.out.print(score_table(rated, title, pixels))
     if split == "val":
-        console.note("the best epoch and the thresholds were chosen on these tiles; expect less elsewhere")
+        console.note(
+            "the best epoch, thresholds and temperature were chosen on these tiles; expect less elsewhere"
+        )
 
 
 @main.command()

@@ -44,13 +44,14 @@ class Scores:
     def to_json(self) -> dict[str, Any]:
         """As `glacier evaluate --json` prints it; NaN becomes null."""
         rows = {
-            name: {k: _null(getattr(row, k)) for k in ("iou", "precision", "recall", "f1")}
+            name: {k: number_or_none(getattr(row, k)) for k in ("iou", "precision", "recall", "f1")}
             for name, row in self.classes.items()
         }
-        return {"mcc": self.mcc, "mean_iou": _null(self.mean_iou), "classes": rows}
+        return {"mcc": self.mcc, "mean_iou": number_or_none(self.mean_iou), "classes": rows}
 
 
-def _null(value: float) -> float | None:
+def number_or_none(value: float) -> float | None:
+    """None for NaN, which JSON has no word for."""
     return None if isnan(value) else value
 
 

@@ -1,9 +1,9 @@
 """Scores of a segmenter, or of several, over whole tiles: each labelled pixel counted once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from glacier.classes import IGNORE
 from glacier.config import Config
 from glacier.console import Track, silence, warn
 from glacier.errors import GlacierError
+from glacier.model.calibration import BINS, calibration_error, reliability
 from glacier.model.losses import CombinedLoss
-from glacier.model.metrics import Scores, confusion, scores
+from glacier.model.metrics import Scores, confusion, number_or_none, scores
 from glacier.pipeline.batcher import Batch
 from glacier.pipeline.inputs import Inputs, places_or_none
 from glacier.pipeline.loader import tile_feed
@@ -44,15 +45,19 @@ def scored_tiles(
     batch: int = 4,
     track: Track = silence,
     precision: str = "auto",
+    ask: Callable[[Tensor, Tensor | None], Tensor] | None = None,
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """This rank's share of `tiles`, with what `module` makes of their raw codes (N, C, H, W)."""
+    """This rank's share of `tiles`, with what `module` makes of their raw codes (N, C, H, W).
+
+    `ask`: the method of `module` that is called, if another than `forward`.
+    """
     mine = tiles[ranks.rank :: ranks.world]
     places = places_of(store, ranks.device) if module.located else None
     with track("evaluate", len(mine)) as done:
         for item in tile_feed(store, mine, batch=batch, device=ranks.device):
             place = None if places is None else places[item.samples["tile"]]
             with torch.inference_mode(), mixed(ranks.device, precision):
-                found = module(item.image, place)
+                found = (ask or module)(item.image, place)
             yield item, found
             for _ in item.samples:
                 done()
@@ -92,15 +97,20 @@ def evaluate_tiles(
     """
     classes = len(store.meta.classes)
     total = torch.zeros(classes, classes, dtype=torch.int64, device=ranks.device)
-    empty = background(store) if pixels == "all" else IGNORE
     scored = scored_tiles(module, store, tiles, ranks, batch=batch, track=track, precision=precision)
     for item, found in scored:
-        prediction, label = found.argmax(dim=1), item.label
-        if pixels == "all":
-            prediction = prediction.masked_fill(no_data(store, item.image), empty)
-            label = label.masked_fill(label == IGNORE, empty)
-        total += confusion(label, prediction, classes)
+        total += _compare(item, found, store, pixels)
     return np.asarray(ranks.add(total).cpu())
+
+
+def _compare(item: Batch, found: Tensor, store: Store, pixels: Pixels) -> Tensor:
+    """A batch's confusion matrix."""
+    prediction, label = found.argmax(dim=1), item.label
+    if pixels == "all":
+        empty = background(store)
+        prediction = prediction.masked_fill(no_data(store, item.image), empty)
+        label = label.masked_fill(label == IGNORE, empty)
+    return confusion(label, prediction, len(store.meta.classes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +151,38 @@ def judge(
     return Judgement(np.asarray(ranks.add(total).cpu()), float(loss.combine(terms, epoch)))
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What runs come to on labelled tiles."""
+
+    scores: Scores
+    before: NDArray[np.float64]
+    """Reliability (3, BINS) of the labelled pixels' shares, as they would be at temperature 1."""
+    after: NDArray[np.float64]
+    """And as they are."""
+    temperatures: list[float]
+    """Of each run."""
+
+    @property
+    def error_before(self) -> float:
+        """The calibration error at temperature 1."""
+        return calibration_error(self.before)
+
+    @property
+    def error_after(self) -> float:
+        """The calibration error."""
+        return calibration_error(self.after)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `glacier evaluate --json` prints it; NaN becomes null."""
+        errors = {
+            "before": number_or_none(self.error_before),
+            "after": number_or_none(self.error_after),
+            "temperatures": self.temperatures,
+        }
+        return {**self.scores.to_json(), "calibration": errors}
+
+
 def evaluate_runs(
     runs: Sequence[Trained],
     store: Store,
@@ -150,8 +192,10 @@ def evaluate_runs(
     pixels: Pixels = "labelled",
     tta: bool = False,
     track: Track = silence,
-) -> Scores:
+) -> Evaluated:
     """Scores of a run, or of several as one ensemble, on `train`, `val` or `all` tiles of a store.
+
+    How far their confidence is off comes from the same pass, over labelled pixels whatever `pixels` says.
 
     Raises:
         GlacierError: the store lacks a band of a run, or has other classes; or runs of different folds: one
@@ -160,8 +204,15 @@ def evaluate_runs(
     tiles = tiles_of(runs, store, split, ranks)
     members = [placed(run, store) for run in runs]
     module = Ensemble(members, tta=tta).to(ranks.device).eval()
-    matrix = evaluate_tiles(module, store, tiles, ranks, pixels=pixels, track=track)
-    return scores(matrix, store.meta.class_names)
+    names, device = store.meta.class_names, ranks.device
+    total = torch.zeros(len(names), len(names), dtype=torch.int64, device=device)
+    tables = torch.zeros(2, 3, BINS, dtype=torch.float64, device=device)
+    for item, found in scored_tiles(module, store, tiles, ranks, track=track, ask=module.both):
+        total += _compare(item, found[0], store, pixels)
+        tables += torch.stack([reliability(item.label, shares) for shares in found])
+    after, before = np.asarray(ranks.add(tables).cpu())
+    rated = scores(np.asarray(ranks.add(total).cpu()), names)
+    return Evaluated(rated, before, after, [run.temperature for run in runs])
 
 
 def tiles_of(runs: Sequence[Trained], store: Store, split: str, ranks: Ranks) -> Tiles:

@@ -75,7 +75,7 @@ def _begun(folder: Path) -> dict[str, Any]:
 
 def score_fold(run: Trained, store: Store, ranks: Ranks) -> Scores:
     """Of the best weights on the fold held out, without thresholds, which were chosen on it."""
-    return evaluate_runs([run.unadjusted()], store, "val", ranks, track=console.bar)
+    return evaluate_runs([run.unadjusted()], store, "val", ranks, track=console.bar).scores
 
 
 def summary(rated: Sequence[Scores]) -> dict[str, Any]:

@@ -12,15 +12,15 @@ from glacier.console import Track, note, silence, warn
 from glacier.model.metrics import scores
 from glacier.store.reader import Store
 from glacier.train import checkpoint
+from glacier.train.adjust import Adjustment, choose_adjustment
 from glacier.train.evaluate import evaluate_tiles, judge
 from glacier.train.history import Epoch, best_of
 from glacier.train.nodes import runs_from_main
 from glacier.train.ranks import Ranks
 from glacier.train.records import Records
-from glacier.train.report import EpochTable
+from glacier.train.report import EpochTable, percent
 from glacier.train.segmenter import Trained, load_run
 from glacier.train.stop import Stop
-from glacier.train.thresholds import choose_thresholds
 from glacier.train.trainer import LOOK, Stopwatch, Trainer
 from glacier.train.transfer import unmatched
 from glacier.train.whole import write_text_whole
@@ -81,7 +81,8 @@ def train(
         run.finish()
     except Stopped:
         if ranks.main and len(history) >= config.train.epochs:
-            note(f"{out}: thresholds are still to be chosen; `glacier train --resume {out}` does")
+            what = "thresholds and temperature are" if config.train.thresholds else "its temperature is"
+            note(f"{out}: {what} still to be chosen; `glacier train --resume {out}` does")
     finally:
         run.close()
     return history
@@ -196,22 +197,26 @@ class Run:
             self.records.epoch(epoch, self.trainer)
 
     def finish(self) -> None:
-        """Choose thresholds for the best weights, on the validation fold."""
-        if self.config.train.thresholds:
-            self._stop_if_due(2 * self.longest)
-            [kept] = runs_from_main(self.ranks, lambda: [load_run(self.out)])
-            best = kept.unadjusted()
-            segmenter = best.segmenter(self.trainer.segmenter.inputs).to(self.ranks.device)
-            val, precision = self.trainer.tiles.val, self.config.train.precision
-            offsets = choose_thresholds(segmenter, self.store, val, self.ranks, precision=precision)
-            chosen = best.adjusted(offsets, 1.0)
-            self._compare(chosen)
-            if self.ranks.main:
-                chosen.save(self.out)
+        """Choose thresholds and temperature for the best weights, on the validation fold."""
+        thresholds, precision = self.config.train.thresholds, self.config.train.precision
+        self._stop_if_due((2 if thresholds else 1) * self.longest)
+        [kept] = runs_from_main(self.ranks, lambda: [load_run(self.out)])
+        best = kept.unadjusted()
+        segmenter = best.segmenter(self.trainer.segmenter.inputs).to(self.ranks.device)
+        found = choose_adjustment(
+            segmenter, self.store, self.trainer.tiles.val, self.ranks, thresholds=thresholds,
+            precision=precision,
+        )  # fmt: skip
+        chosen = best.adjusted(found.thresholds, found.temperature)
+        words = self._compared(chosen) if thresholds else ""
+        if self.ranks.main:
+            note(f"chosen on fold {self.config.train.fold}: {words}{temperature_words(found)}")
+            chosen.save(self.out)
         self._save(finished=True)
         self.ranks.wait()
 
-    def _compare(self, chosen: Trained) -> None:
+    def _compared(self, chosen: Trained) -> str:
+        """The thresholds, and what they do to the MCC."""
         segmenter = chosen.segmenter(self.trainer.segmenter.inputs).to(self.ranks.device)
         val, precision = self.trainer.tiles.val, self.config.train.precision
         matrix = evaluate_tiles(segmenter, self.store, val, self.ranks, precision=precision)
@@ -219,11 +224,7 @@ class Run:
         shown = ", ".join(
             f"{n} {t:+.1f}" for n, t in zip(chosen.class_names, chosen.thresholds, strict=True)
         )
-        if self.ranks.main:
-            note(
-                f"thresholds chosen on fold {self.config.train.fold}: {shown}; "
-                f"MCC {chosen.mcc:.3f} -> {after:.3f}"
-            )
+        return f"thresholds {shown}, MCC {chosen.mcc:.3f} -> {after:.3f}; "
 
     def _save(self, *, finished: bool = False) -> None:
         self.trainer.look()
@@ -238,3 +239,9 @@ class Run:
         self._save()
         self.ranks.wait()
         raise Stopped
+
+
+def temperature_words(found: Adjustment) -> str:
+    """The temperature, and what it does to the calibration error."""
+    errors = f"{percent(found.before)} -> {percent(found.after)}"
+    return f"temperature {found.temperature:.2f}, calibration error {errors}"

@@ -1,12 +1,11 @@
 """A run as one HTML page that needs nothing else: no network, no scripts, no files beside it."""
 
-import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO, StringIO
+from io import BytesIO
 from itertools import cycle
-from math import inf, isnan
+from math import inf
 from typing import Any, Literal
 
 import matplotlib
@@ -21,26 +20,11 @@ from PIL import Image
 from glacier.classes import Class
 from glacier.model.metrics import Scores
 from glacier.pictures import NOTHING, Picture
+from glacier.train.reliability import diagram
+from glacier.train.report import number, percent
+from glacier.train.svg import INK, SERIES, STYLE, THEMED, inline
 
-THEMED = {"#010100": "currentColor"} | {f"#01010{n}": f"var(--curve{n})" for n in range(1, 7)}
-"""What stands in matplotlib for colours that the page chooses, since it knows whether it is dark."""
-INK, *SERIES = THEMED
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "glacier",
-    "font.size": 9,
-    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), INK),
-    **dict.fromkeys(("axes.spines.right", "axes.spines.top", "axes.formatter.useoffset"), False),
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.alpha": 0.15,
-    "xtick.major.size": 3,
-    "ytick.major.size": 0,
-    "lines.linewidth": 1.8,
-    "lines.markeredgewidth": 0,
-}
 SIZE = (4.2, 2.5)
-FILE_ONLY = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->| font-family: [^;]*;", re.S)
 MARKED = 30
 """Up to so many epochs, each is a dot; beyond, only those that stand alone are seen as one."""
 LOG_MARGIN, LOG_FAR = 1.6, 300
@@ -75,6 +59,10 @@ class Page:
     confusion: NDArray[np.int64]
     """Pixels (C, C), rows true, columns predicted."""
     scores: Scores
+    before: NDArray[np.float64]
+    """Reliability of the shares at temperature 1 (3, BINS)."""
+    after: NDArray[np.float64]
+    """And at the run's own."""
     worst: Sequence[ShownTile]
     best: Sequence[ShownTile]
     settings: str
@@ -123,6 +111,8 @@ def render(page: Page) -> str:
         page=page,
         best=best,
         charts=[(c, svg(c, epochs, best, f"chart{n}")) for n, c in enumerate(charts(page))],
+        reliability=diagram(page.before, page.after, "reliability"),
+        reliability_keys=[("at temperature 1", THEMED[SERIES[1]]), ("as mapped", THEMED[SERIES[0]])],
         skipped=sum(e["skipped"] for e in page.history),
         shares=row_shares(page.confusion).tolist(),
         counts=page.confusion.tolist(),
@@ -140,16 +130,6 @@ def row_shares(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
     """Each cell's share of its row; NaN in rows without pixels."""
     with np.errstate(invalid="ignore"):
         return np.asarray(matrix / matrix.sum(axis=1, keepdims=True), np.float64)
-
-
-def number(value: float | None, form: str = ".3f") -> str:
-    """In that form; a dash for what is no number."""
-    return "–" if value is None or isnan(value) else format(value, form)
-
-
-def percent(share: float | None) -> str:
-    """One decimal; what is not quite nothing does not look like nothing."""
-    return "<0.1 %" if share and 0 < share < 0.0005 else number(share, ".1%").replace("%", " %")
 
 
 def png(picture: Picture) -> str:
@@ -205,9 +185,7 @@ def svg(chart: Chart, epochs: Sequence[int], best: int, name: str) -> str:
             _draw(ax, chart, row, epochs, best)
         axes[-1].set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axes[-1].xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
-        file = StringIO()
-        figure.savefig(file, format="svg", transparent=True)
-    return _inline(file.getvalue(), name)
+        return inline(figure, name)
 
 
 def _draw(ax: Axes, chart: Chart, row: Sequence[Curve], epochs: Sequence[int], best: int) -> None:
@@ -233,11 +211,3 @@ def _draw(ax: Axes, chart: Chart, row: Sequence[Curve], epochs: Sequence[int], b
         ax.yaxis.set_major_locator(FixedLocator([d * 10.0**e for e in range(-12, 4) for d in digits]))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
         ax.yaxis.set_minor_locator(NullLocator())
-
-
-def _inline(text: str, name: str) -> str:
-    """Matplotlib's SVG without what only files need, and with ids that no other chart of the page has."""
-    head, body = FILE_ONLY.sub("", text[text.index("<svg") :]).split(">", 1)
-    head = re.sub(r' (?:width|height|version|xmlns|xmlns:xlink)="[^"]*"', "", head)
-    body = re.sub(r'\bid="|href="#|url\(#', lambda found: f"{found[0]}{name}-", body.replace("xlink:", ""))
-    return head + ">" + re.sub("|".join(THEMED), lambda found: THEMED[found[0]], body)

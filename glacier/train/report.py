@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from glacier.console import out, warn
-from glacier.model.metrics import Scores
+from glacier.train.evaluate import Evaluated
 from glacier.train.history import Epoch
 
 WHICH = {"labelled": "labelled pixels", "all": "pixels: all of them, no data counted as background"}
@@ -57,16 +57,25 @@ def _row(cells: list[str], first: int = 0) -> Table:
     return grid
 
 
-def number(value: float | None) -> str:
-    """Three decimals; a dash for what could not be judged."""
-    return "–" if value is None or isnan(value) else f"{value:.3f}"
+def number(value: float | None, form: str = ".3f") -> str:
+    """In that form; a dash for what is no number."""
+    return "–" if value is None or isnan(value) else format(value, form)
 
 
-def score_table(rated: Scores, title: str, pixels: str = "labelled") -> Table:
+def percent(share: float | None) -> str:
+    """One decimal; what is not quite nothing does not look like nothing."""
+    return "<0.1 %" if share and 0 < share < 0.0005 else number(share, ".1%").replace("%", " %")
+
+
+def score_table(found: Evaluated, title: str, pixels: str = "labelled") -> Table:
     """Scores per class, and over all; `pixels` says which were compared."""
+    rated, temperatures = found.scores, ", ".join(f"{t:.2f}" for t in found.temperatures)
     table = Table(title=escape(title), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    errors = f"{percent(found.error_before)} -> {percent(found.error_after)}"
     table.caption = (
-        f"MCC {number(rated.mcc)}, mean IoU {number(rated.mean_iou)}\n{rated.pixels:,} {WHICH[pixels]}"
+        f"MCC {number(rated.mcc)}, mean IoU {number(rated.mean_iou)}\n{rated.pixels:,} {WHICH[pixels]}\n"
+        f"calibration error {errors}, temperature {temperatures}"
+        f"{', over labelled pixels' if pixels == 'all' else ''}"
     )
     for head in ("class", "IoU", "precision", "recall", "F1"):
         table.add_column(head, justify="left" if head == "class" else "right")

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from glacier import console
 from glacier.classes import IGNORE
 from glacier.errors import GlacierError
+from glacier.model.calibration import calibration_error, reliability
 from glacier.model.metrics import confusion, scores
 from glacier.pictures import Picture, class_colours
 from glacier.store.look import tile_picture
 from glacier.store.reader import Store
+from glacier.train.ensemble import Ensemble
 from glacier.train.evaluate import placed, scored_tiles, store_of, tiles_of
 from glacier.train.page import Page, ShownTile, render
 from glacier.train.ranks import Ranks
-from glacier.train.report import number
+from glacier.train.report import number, percent
 from glacier.train.segmenter import Segmenter, Trained, load_run
 from glacier.train.whole import write_text_whole
 
@@ -35,6 +37,8 @@ class Rated:
     tile: int
     mcc: float
     matrix: NDArray[np.int64]
+    reliability: NDArray[np.float64]
+    """Of its shares, and of those at temperature 1 (2, 3, BINS)."""
 
 
 def write_report(run: Path, html: Path | None, store: Path | str | None) -> Path:
@@ -83,12 +87,15 @@ def read_history(run: Path) -> list[dict[str, Any]]:
 
 
 def rate_tiles(segmenter: Segmenter, store: Store, tiles: NDArray[np.int64], ranks: Ranks) -> list[Rated]:
-    """Each tile's own confusion matrix."""
-    names, rated = store.meta.class_names, []
-    for item, scored in scored_tiles(segmenter, store, tiles, ranks, track=console.bar):
-        for sample, label, one in zip(item.samples, item.label, scored.argmax(dim=1), strict=True):
-            matrix = np.asarray(confusion(label, one, len(names)).cpu())
-            rated.append(Rated(int(sample["tile"]), scores(matrix, names).mcc, matrix))
+    """Each tile's own confusion matrix, and how often its shares are right."""
+    names, rated, alone = store.meta.class_names, [], Ensemble([segmenter]).eval()
+    for item, both in scored_tiles(alone, store, tiles, ranks, track=console.bar, ask=alone.both):
+        for place, sample in enumerate(item.samples):
+            label, shares = item.label[place : place + 1], both[:, place : place + 1]
+            matrix = np.asarray(confusion(label, shares[0].argmax(dim=1), len(names)).cpu())
+            tables = torch.stack([reliability(label, each) for each in shares])
+            mcc = scores(matrix, names).mcc
+            rated.append(Rated(int(sample["tile"]), mcc, matrix, np.asarray(tables.cpu())))
     return rated
 
 
@@ -124,11 +131,14 @@ def gather(
     """Everything the page shows."""
     matrix = np.sum([one.matrix for one in rated], axis=0)
     total, fold = scores(matrix, trained.class_names), trained.config.train.fold
+    after, before = np.sum([one.reliability for one in rated], axis=0)
+    error, plain = percent(calibration_error(after)), percent(calibration_error(before))
     speed = float(np.median([e["tiles_per_s"] for e in history]))
     wait = float(np.median([e["wait"] for e in history]))
     facts = [
         ("MCC", number(total.mcc)),
         ("mean IoU", number(total.mean_iou)),
+        ("calibration error", f"{plain} → {error}"),
         ("best epoch", f"{trained.epoch} of {len(history)}"),
         ("tiles/s in training", f"{speed:.1f}"),
         ("waiting for data", f"{100 * wait:.1f} %"),
@@ -139,10 +149,12 @@ def gather(
     offsets = ", ".join(f"{name} {prior:+.2f} {extra:+.2f}" for name, prior, extra in named)
     notes = [
         f"Scores are over the labelled pixels of fold {fold} of {store.name}, which was held out from "
-        "training; the best epoch and the thresholds were chosen on it, so expect less elsewhere.",
+        "training; the best epoch, thresholds and temperature were chosen on it, so expect less elsewhere.",
         f"Curves are without thresholds: with those of the best epoch its MCC went from "
         f"{number(trained.mcc)} to {number(total.mcc)}.",
         f"Added to each class's score, for the prior and as threshold: {offsets}.",
+        f"Scores are then divided by the temperature {trained.temperature:.2f}. No class changes by "
+        f"that, but how sure the map is of it: that is off by {error} on average, and was by {plain}.",
         "Tiles are ordered by their own MCC, among those whose labels hold more than one class.",
     ]
     return Page(
@@ -153,6 +165,8 @@ def gather(
         classes=trained.classes,
         confusion=matrix,
         scores=total,
+        before=before,
+        after=after,
         worst=worst,
         best=best,
         settings=trained.config.to_toml(),

@@ -20,13 +20,10 @@ GAIN = 1e-4
 """An offset is moved only for so much MCC at least."""
 
 
-def choose_thresholds(
+def sample_scores(
     segmenter: Segmenter, store: Store, tiles: Tiles, ranks: Ranks, *, precision: str = "auto"
-) -> list[float]:
-    """The offset of each class's score (C,) with the highest MCC over `tiles`, class by class in turns.
-
-    Scores are logarithms of shares, so an offset is the logarithm of a threshold on a ratio of shares.
-    """
+) -> tuple[Tensor, Tensor]:
+    """Scores (n, C) and classes (n,) of labelled pixels of this rank's share of `tiles`."""
     total = int(store.histogram[tiles].sum())
     stride = max(1, -(-total // PIXELS))
     found, truth = [], []
@@ -36,11 +33,19 @@ def choose_thresholds(
         truth.append(item.label[held][::stride].long())
     classes, device = len(store.meta.classes), ranks.device
     sample = torch.cat([*found, torch.zeros(0, classes, device=device)])
-    return best_offsets(sample, torch.cat([*truth, torch.zeros(0, dtype=torch.long, device=device)]), ranks)
+    return sample, torch.cat([*truth, torch.zeros(0, dtype=torch.long, device=device)])
 
 
 def best_offsets(found: Tensor, truth: Tensor, ranks: Ranks) -> list[float]:
-    """The offsets with the highest MCC: scores (n, C) of pixels whose classes are `truth` (n,)."""
+    """The offset of each class's score (C,) with the highest MCC, class by class in turns.
+
+    Scores are logarithms of shares, so an offset is the logarithm of a threshold on a ratio of shares.
+
+    Args:
+        found: scores (n, C) of this rank's pixels.
+        truth: their classes (n,).
+        ranks: who holds the others.
+    """
     classes = found.shape[1]
     grid = torch.arange(-REACH, REACH + STEP / 2, STEP, dtype=torch.float32, device=found.device)
     offsets = torch.zeros(classes, device=found.device)

@@ -13,10 +13,12 @@ from sklearn.metrics import matthews_corrcoef
 
 from glacier.config import Config, shipped
 from glacier.errors import GlacierError
+from glacier.model.calibration import BINS, COLDEST, HOTTEST, calibration_error, reliability
 from glacier.model.losses import CombinedLoss
 from glacier.model.metrics import scores
 from glacier.pipeline.split import split
 from glacier.train import thresholds
+from glacier.train.adjust import best_adjustment, choose_adjustment
 from glacier.train.average import Average
 from glacier.train.ensemble import Ensemble, turned, turned_back
 from glacier.train.evaluate import evaluate_runs, evaluate_tiles, judge, no_data, placed
@@ -83,7 +85,7 @@ def test_runs_of_different_folds_are_never_scored_as_held_out(store, runs, tmp_p
         GlacierError, match="runs of folds 0, 1; each has learnt from what another holds out"
     ):
         evaluate_runs([runs[0], other], store, "val", ALONE)
-    assert evaluate_runs([runs[0], other], store, "all", ALONE).pixels == store.histogram.sum()
+    assert evaluate_runs([runs[0], other], store, "all", ALONE).scores.pixels == store.histogram.sum()
 
 
 def test_of_all_pixels_those_without_data_are_background(store, runs):
@@ -120,21 +122,18 @@ def test_offsets_are_the_best_of_an_exhaustive_search():
 
 
 def test_a_sample_of_pixels_is_all_that_is_kept(store, runs, monkeypatch):
-    """And what is chosen on every third pixel is near what all of them say."""
-    seen = []
-    monkeypatch.setattr(
-        thresholds, "best_offsets", lambda found, truth, ranks: seen.append(found) or [0.0] * 4
+    tiles, segmenter, kept = split(store, 0).val, placed(runs[0], store), []
+    every, classes = thresholds.sample_scores(segmenter, store, tiles, ALONE)
+    np.testing.assert_array_equal(
+        torch.bincount(classes, minlength=4), store.histogram[tiles].sum(axis=(0, 1, 2))
     )
-    tiles = split(store, 0).val
-    thresholds.choose_thresholds(placed(runs[0], store), store, tiles, ALONE)
-    monkeypatch.setattr(thresholds, "PIXELS", len(seen[0]) // 3)
-    kept = []
+    monkeypatch.setattr(thresholds, "PIXELS", len(every) // 3)
     spy = SimpleNamespace(
         cat=lambda parts: kept.extend(parts) or torch.cat(parts), zeros=torch.zeros, long=torch.long
     )
     monkeypatch.setattr(thresholds, "torch", spy)
-    thresholds.choose_thresholds(placed(runs[0], store), store, tiles, ALONE)
-    assert 0.9 * len(seen[0]) / 4 < len(seen[1]) < 1.1 * len(seen[0]) / 3
+    some, _ = thresholds.sample_scores(segmenter, store, tiles, ALONE)
+    assert 0.9 * len(every) / 4 < len(some) < 1.1 * len(every) / 3
     assert all(part.untyped_storage().nbytes() <= 8 * max(part.numel(), 1) for part in kept)
 
 
@@ -176,11 +175,10 @@ def test_an_annealed_epochs_prior_is_its_own_mixs(store):
 
 def test_the_offset_shifts_scores_and_nothing_else(store, runs):
     raw = torch.from_numpy(store.image(3)).permute(2, 0, 1)[None]
-    shifted = runs[1].adjusted([0.0, 1.0, -2.0, 0.5], 1.0)
-    one, two = placed(runs[1], store), placed(shifted, store)
+    shifted, difference = [0.0, 1.0, -2.0, 0.5], torch.tensor([0.0, 1.0, -2.0, 0.5])
+    one, two = (placed(run, store) for run in (runs[1].unadjusted(), runs[1].adjusted(shifted, 1.0)))
     with torch.inference_mode():
         plain, other = one(raw), two(raw)
-    difference = torch.tensor(shifted.thresholds) - torch.tensor(runs[1].thresholds)
     torch.testing.assert_close(other - plain, difference[:, None, None].expand_as(plain), atol=1e-5, rtol=0)
 
 
@@ -227,7 +225,7 @@ def test_an_export_scores_as_the_run_and_is_half_its_size(store, runs, tmp_path)
     assert size == path.stat().st_size < 2.2 * weights + 100_000
     again = load_run(path)
     assert json.dumps(again.about()) == json.dumps(runs[1].about())
-    one, two = (evaluate_runs([run], store, "val", ALONE).mcc for run in (runs[1], again))
+    one, two = (evaluate_runs([run], store, "val", ALONE).scores.mcc for run in (runs[1], again))
     assert two == pytest.approx(one, abs=1e-3)
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["glacier"])
@@ -257,7 +255,7 @@ def test_a_resnet34_unet_exports_below_50_mb_and_scores_as_the_run(store, tmp_pa
     assert 24e6 < sum(v.numel() for v in whole.weights.values()) < 25e6
     assert export(whole, tmp_path / "r.safetensors") < 50e6
     runs = whole, load_run(tmp_path / "r.safetensors")
-    one, two = (evaluate_runs([run], store, "val", ALONE).mcc for run in runs)
+    one, two = (evaluate_runs([run], store, "val", ALONE).scores.mcc for run in runs)
     assert one > 0.2
     assert two == pytest.approx(one, abs=1e-3)
 
@@ -291,3 +289,69 @@ def test_scores_with_thresholds_are_at_least_as_good_on_the_fold_they_were_chose
         tiles = split(store, 0).val
         matrix = evaluate_tiles(placed(run, store), store, tiles, ALONE)
         assert scores(matrix, run.class_names).mcc >= run.mcc - 1e-4
+
+
+def test_a_run_ends_with_the_temperature_that_its_adjusted_scores_ask_for(store, runs):
+    """Once divided by it, they ask for 1."""
+    run, tiles = runs[1], split(store, 0).val
+    assert run.temperature != 1
+    assert COLDEST < run.temperature < HOTTEST
+    found, truth = thresholds.sample_scores(placed(run, store), store, tiles, ALONE)
+    again = best_adjustment(found, truth, ALONE, thresholds=False)
+    assert again.temperature == pytest.approx(1, abs=1e-4)
+    plain = torch.nn.functional.cross_entropy(found * run.temperature, truth)
+    assert torch.nn.functional.cross_entropy(found, truth) < plain
+
+
+def test_thresholds_and_temperature_are_chosen_together_or_the_temperature_alone(store, runs):
+    run, tiles = runs[1], split(store, 0).val
+    plain = placed(run.unadjusted(), store)
+    both = choose_adjustment(plain, store, tiles, ALONE, thresholds=True)
+    assert (tuple(both.thresholds), both.temperature) == (run.thresholds, run.temperature)
+    alone = choose_adjustment(plain, store, tiles, ALONE, thresholds=False)
+    assert alone.thresholds == [0.0] * 4
+    assert alone.temperature not in (1, both.temperature)
+    rated = evaluate_runs([run], store, "val", ALONE)
+    assert both.before == pytest.approx(rated.error_before, abs=1e-6)
+    assert both.after == pytest.approx(rated.error_after, abs=1e-6)
+
+
+def test_without_thresholds_a_training_ends_with_a_temperature_all_the_same(store, tmp_path, capsys):
+    settings = ("train.thresholds=false", "train.epochs=1", "train.samples_per_epoch=4")
+    train(config(*settings), store, tmp_path / "run", ALONE)
+    run = load_run(tmp_path / "run")
+    assert run.thresholds == (0.0,) * 4
+    assert run.temperature != 1
+    assert (
+        f"chosen on fold 0: temperature {run.temperature:.2f}, calibration error "
+        in capsys.readouterr().err
+    )
+
+
+def test_a_temperature_changes_no_class(store, runs):
+    tiles = np.arange(len(store))
+    hot, cold = (placed(runs[0].adjusted(runs[0].thresholds, t), store) for t in (5.0, 0.3))
+    one, two = (evaluate_tiles(module, store, tiles, ALONE) for module in (hot, cold))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_an_ensembles_calibration_is_that_of_its_mean_shares_before_and_after(store, runs):
+    rated = evaluate_runs(runs, store, "val", ALONE, pixels="all")
+    hot = [run.adjusted(run.thresholds, 1.0) for run in runs]
+    for members, found in ((hot, rated.before), (runs, rated.after)):
+        module = Ensemble([placed(run, store) for run in members]).eval()
+        table = torch.zeros(3, BINS, dtype=torch.float64)
+        for tile in split(store, 0).val:
+            with torch.inference_mode():
+                shares = module(torch.from_numpy(store.image(tile)).permute(2, 0, 1)[None])
+            table += reliability(torch.from_numpy(store.label(tile))[None], shares)
+        np.testing.assert_allclose(found, table, atol=3)  # a pixel at a bin's edge may be in the next
+        assert calibration_error(found) == pytest.approx(calibration_error(table.numpy()), abs=1e-4)
+        assert found[0].sum() == store.histogram[split(store, 0).val].sum()
+    record = rated.to_json()
+    assert record["calibration"] == {
+        "before": rated.error_before,
+        "after": rated.error_after,
+        "temperatures": [run.temperature for run in runs],
+    }
+    assert json.loads(json.dumps(record))["mcc"] == rated.scores.mcc

@@ -17,6 +17,7 @@ from glacier.train import folds
 from glacier.train.evaluate import evaluate_runs
 from glacier.train.loop import train
 from glacier.train.ranks import Ranks
+from glacier.train.report import percent
 from glacier.train.segmenter import load_run
 from glacier.train.stop import Stop
 from glacier.train.summary import write_report
@@ -50,7 +51,7 @@ def test_a_run_per_fold_and_a_summary(three, crossed):
         run = load_run(crossed / f"fold-{k}")
         assert run.config.train.fold == k
         plain = run.unadjusted()
-        mcc.append(evaluate_runs([plain], three, "val", ALONE).mcc)
+        mcc.append(evaluate_runs([plain], three, "val", ALONE).scores.mcc)
         assert found["folds"][k]["mcc"] == pytest.approx(mcc[-1], abs=1e-6)
     over = found["over folds"]["MCC"]
     assert over["mean"] == pytest.approx(np.mean(mcc))
@@ -130,8 +131,10 @@ def test_the_report_is_one_page_about_the_run(three, crossed):
     page.feed(text)
     words = " ".join(page.text)
     rated = evaluate_runs([load_run(crossed / "fold-1")], three, "val", ALONE)
-    assert f"{rated.mcc:.3f}" in words
-    assert f"{rated.pixels:,}" in words
+    assert f"{rated.scores.mcc:.3f}" in words
+    assert f"calibration error {percent(rated.error_before)} → {percent(rated.error_after)}" in words
+    assert f"divided by the temperature {rated.temperatures[0]:.2f}" in words
+    assert f"{rated.scores.pixels:,}" in words
     assert "labelled pixels of fold 1 of three.zarr" in words
     assert "samples_per_epoch = 8" in words
     assert text.count("data:image/png;base64,") >= 6
@@ -153,6 +156,12 @@ def test_the_commands(three, crossed, tmp_path, monkeypatch):
     found = json.loads(done.stdout)
     assert (found["pixels"], found["tta"], found["split"]) == ("all", True, "val")
     assert set(found["classes"]) == {"background", "glacier", "debris", "lake"}
+    assert found["calibration"]["temperatures"] == [load_run(run).temperature]
+    shown = call("evaluate", run, "--store", three.path)
+    error = percent(evaluate_runs([load_run(run)], three, "val", ALONE).error_after)
+    said = f"-> {error}, temperature {load_run(run).temperature:.2f}"
+    assert said in " ".join(shown.stdout.split())
+    assert "best epoch, thresholds and temperature were chosen on these tiles" in shown.stderr
     assert call("export", run, "out.safetensors").exit_code == 0
     again = json.loads(call("evaluate", "out.safetensors", "--store", three.path, "--json").stdout)
     whole = json.loads(call("evaluate", run, "--store", three.path, "--json").stdout)

@@ -12,8 +12,11 @@ import pytest
 from PIL import Image
 
 from glacier.classes import Class, coloured
+from glacier.model.calibration import BINS
 from glacier.model.metrics import scores
-from glacier.train.page import Page, ShownTile, best_epoch, percent, render, row_shares
+from glacier.train.page import Page, ShownTile, best_epoch, render, row_shares
+from glacier.train.reliability import diagram, points
+from glacier.train.report import percent
 
 CLASSES = coloured([("background", 0), ("glacier", 85), ("lake", 255)])
 MATRIX = np.array([[900, 90, 10], [30, 270, 0], [5, 0, 15]])
@@ -67,6 +70,14 @@ def tile(seed, caption="a tile"):
     return ShownTile(caption, *(rng.integers(0, 256, (8, 6, 3)).astype(np.uint8) for _ in range(3)))
 
 
+def table(bins):
+    """Reliability from pixels and those right of a few bins, of the confidence of their middles."""
+    made = np.zeros((3, BINS))
+    for place, (pixels, right) in bins.items():
+        made[:, place] = pixels, right, pixels * (place + 0.5) / BINS
+    return made
+
+
 @pytest.fixture
 def page():
     return Page(
@@ -77,6 +88,8 @@ def page():
         classes=CLASSES,
         confusion=MATRIX,
         scores=scores(MATRIX, [c.name for c in CLASSES]),
+        before=table({5: (40, 10), 9: (100, 50), 14: (900, 800)}),
+        after=table({5: (80, 28), 9: (160, 100), 13: (800, 750)}),
         worst=[tile(1, "scene_03, MCC 0.41")],
         best=[tile(2, "scene_01, MCC 0.97")],
         settings='[train]\nloss = "ce"\n',
@@ -93,7 +106,7 @@ def test_the_page_is_whole_and_says_what_it_was_given(page):
     for words in ("mountains-1", "0.907", "2 of 3", "Scores are over fold 0.", "scene_03, MCC 0.41",
                   "scene_01, MCC 0.97", '[train]\nloss = "ce"', *(c.name for c in CLASSES)):  # fmt: skip
         assert words in said
-    assert len(document.all("svg")) == 6
+    assert len(document.all("svg")) == 7
 
 
 def test_the_page_needs_nothing_else(page):
@@ -198,7 +211,8 @@ def test_the_best_epoch_is_the_last_of_the_highest(page):
 def test_any_number_of_epochs_can_be_drawn(page, epochs):
     text = render(replace(page, history=[epoch(n + 1) for n in range(epochs)]))
     Document(text)
-    ticks = [float(t) for t in re.findall(r"<text [^>]*text-anchor: middle[^>]*>([^<]*)</text>", text)]
+    charts = "".join(drawn(text)[:6])
+    ticks = [float(t) for t in re.findall(r"<text [^>]*text-anchor: middle[^>]*>([^<]*)</text>", charts)]
     assert ticks
     assert all(tick.is_integer() and 1 <= tick <= epochs for tick in ticks)
 
@@ -211,7 +225,7 @@ def test_what_is_no_number_is_a_gap(page):
     )
     whole = drawn(render(replace(page, history=[epoch(1), epoch(2), epoch(3)])))
     broken = drawn(render(replace(page, history=[epoch(1), gap, epoch(3)])))
-    assert len(broken) == 6
+    assert len(broken) == 7
     assert "nan" not in "".join(broken)
     assert sum(map(strokes, broken)) < sum(map(strokes, whole))
 
@@ -228,8 +242,9 @@ def test_charts_of_nothing_are_left_out(page):
         replace(page, history=[epoch(1, loss=None, val_loss=None, terms={}, scores=blank, lr=0.0)])
     )
     labels = [attrs["aria-label"] for attrs in Document(text).all("figure") if "aria-label" in attrs]
-    assert [label.removesuffix(" over the epochs") for label in labels] == [
-        "Validation scores", "Speed", "Learning rate",
+    assert labels == [
+        "Validation scores over the epochs", "Speed over the epochs", "Learning rate over the epochs",
+        "Accuracy against confidence, and pixels by confidence",
     ]  # fmt: skip
 
 
@@ -242,3 +257,28 @@ def test_steps_left_out_are_told(page):
     told = "Steps left out since their loss was no number: "
     assert told not in render(page)
     assert told + "3." in render(replace(page, history=[epoch(1, skipped=1), epoch(2, skipped=2)]))
+
+
+def test_the_reliability_diagram_has_a_point_and_a_bar_for_each_bin_with_pixels(page):
+    chart = diagram(page.before, page.after, "x")
+    assert chart.replace('"x-', '"reliability-').replace("#x-", "#reliability-") in render(page)
+    for colour in ("--curve1", "--curve2"):
+        dots = re.findall(rf'<use href="[^"]*" [^>]*fill: var\({colour}\)', chart)
+        bars = re.findall(rf'<path d="[^"]*z\s*" clip-path[^>]*fill: var\({colour}\)', chart)
+        assert len(dots) == len(bars) == 3
+    assert strokes(chart) == 0  # no two of them are neighbours
+    beside = table({9: (100, 50), 10: (100, 50), 14: (900, 800)})
+    assert strokes(diagram(beside, page.after, "x")) == 1
+
+
+def test_points_of_the_reliability_diagram_are_mean_confidence_and_accuracy():
+    confidence, right = points(table({5: (40, 10), 14: (900, 810)}))
+    assert confidence[[5, 14]] == pytest.approx([5.5 / BINS, 14.5 / BINS])
+    assert right[[5, 14]] == pytest.approx([0.25, 0.9])
+    assert np.isnan(confidence).sum() == np.isnan(right).sum() == BINS - 2
+
+
+def test_the_reliability_of_no_pixels_can_be_drawn():
+    chart = diagram(np.zeros((3, BINS)), np.zeros((3, BINS)), "x")
+    assert "nan" not in chart
+    assert strokes(chart) == 0

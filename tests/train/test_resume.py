@@ -66,6 +66,7 @@ def assert_same_run(one: Path, two: Path):
     best = [read_record(folder / CHECKPOINT) for folder in (one, two)]
     assert same(best[0]["weights"], best[1]["weights"])
     assert best[0]["thresholds"] == best[1]["thresholds"]
+    assert best[0]["temperature"] == pytest.approx(best[1]["temperature"], rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,22 @@ def test_a_finished_run_is_left_as_it_is(store, whole):
     before = {f.name: f.read_bytes() for f in whole.iterdir()}
     assert len(train(config(), store, whole, ALONE, resume=checkpoint.read(whole))) == 3
     assert {f.name: f.read_bytes() for f in whole.iterdir()} == before
+
+
+def test_stopped_before_its_scores_are_adjusted_it_says_so_and_does_that_when_resumed(
+    store, whole, tmp_path, capsys
+):
+    out = shutil.copytree(whole, tmp_path / "run")
+    load_run(out).unadjusted().save(out)
+    record = {**checkpoint.read(out), "finished": False}
+    assert len(train(config(), store, out, ALONE, resume=record, stop=After(0))) == 3
+    assert "thresholds and temperature are still to be chosen" in capsys.readouterr().err
+    assert load_run(out).temperature == 1
+    assert not checkpoint.read(out)["finished"]
+    train(config(), store, out, ALONE, resume=checkpoint.read(out))
+    assert load_run(out).temperature != 1
+    assert checkpoint.read(out)["finished"]
+    assert_same_run(whole, out)
 
 
 def test_more_epochs_may_be_asked_for(store, whole, tmp_path):

@@ -64,8 +64,8 @@ def test_the_same_seed_gives_the_same_run(store, run, tmp_path):
 def test_evaluation_gives_the_score_the_checkpoint_was_kept_for(store, run):
     trained = load_run(run)
     plain = trained.unadjusted()
-    assert evaluate_runs([plain], store, "val", ALONE).mcc == pytest.approx(trained.mcc, abs=1e-6)
-    assert evaluate_runs([trained], store, "val", ALONE).mcc >= trained.mcc - 1e-6
+    assert evaluate_runs([plain], store, "val", ALONE).scores.mcc == pytest.approx(trained.mcc, abs=1e-6)
+    assert evaluate_runs([trained], store, "val", ALONE).scores.mcc >= trained.mcc - 1e-6
 
 
 def test_every_labelled_pixel_is_counted_once(store, run):
@@ -82,7 +82,7 @@ def test_a_store_packed_otherwise_gives_the_same_score(store, run, mountains, tm
     assert other.meta.band_names == order.split(",")
     trained = load_run(run)
     one, two = (evaluate_runs([trained], s, "val", ALONE) for s in (store, other))
-    assert two.mcc == pytest.approx(one.mcc, abs=2e-3)
+    assert two.scores.mcc == pytest.approx(one.scores.mcc, abs=2e-3)
 
 
 def test_a_selection_of_bands_trains_and_scores(store, tmp_path):
@@ -90,7 +90,7 @@ def test_a_selection_of_bands_trains_and_scores(store, tmp_path):
     trained = load_run(tmp_path / "two")
     assert [band.name for band in trained.bands] == ["thermal", "blue"]
     plain = trained.unadjusted()
-    assert evaluate_runs([plain], store, "val", ALONE).mcc == pytest.approx(trained.mcc, abs=1e-6)
+    assert evaluate_runs([plain], store, "val", ALONE).scores.mcc == pytest.approx(trained.mcc, abs=1e-6)
 
 
 def test_frozen_batch_norm_keeps_its_statistics(store):
