@@ -360,7 +360,11 @@ def evaluate(
     if not ranks.main:
         return
     if as_json:
-        click.echo(json.dumps({**rated.to_json(), "pixels": pixels, "split": split, "tta": tta, "weights": weights}))
+        click.echo(
+            json.dumps(
+                {**rated.to_json(), "pixels": pixels, "split": split, "tta": tta, "weights": weights}
+            )
+        )
         return
     title = f"{', '.join(names)} on {opened.name}, {split} tiles{', eight symmetries' if tta else ''}"
     title += ", by weights of MCC" if weights == "mcc" else ""
