@@ -26,6 +26,12 @@ class Address(click.ParamType[Path | str]):
 PLACE = Address()
 
 
+weighted = click.option(
+    "--weights", type=click.Choice(["equal", "mcc"]), default="equal", show_default=True,
+    help="What each of several runs counts: the same, or in proportion to its MCC in validation.",
+)  # fmt: skip
+
+
 class OneLine(click.Group):
     """A group of commands whose errors are one line each."""
 
@@ -328,10 +334,12 @@ def train(
     help="all: no data counts as background, as competitions score.",
 )
 @click.option("--tta", is_flag=True, help="Mean over the eight symmetries of each tile.")
+@weighted
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
-    runs: tuple[Path, ...], store: Path | str | None, split: str, pixels: str, tta: bool, as_json: bool
-) -> None:
+    runs: tuple[Path, ...], store: Path | str | None, split: str, pixels: str, tta: bool, weights: str,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Score RUNS (default: the newest) on a store's tiles; several runs are one ensemble."""
     from glacier import console
     from glacier.train.evaluate import evaluate_runs, store_of
@@ -346,14 +354,20 @@ def evaluate(
         trained = runs_from_main(ranks, lambda: [load_run(Path(name)) for name in names])
         opened = open_same(ranks, lambda: store_of(trained[0].config, store))
         rated = evaluate_runs(
-            trained, opened, split, ranks, pixels=pixels, tta=tta, track=console.bar  # type: ignore[arg-type]
+            trained, opened, split, ranks,
+            pixels=pixels, tta=tta, weights=weights, track=console.bar,  # type: ignore[arg-type]
         )  # fmt: skip
     if not ranks.main:
         return
     if as_json:
-        click.echo(json.dumps({**rated.to_json(), "pixels": pixels, "split": split, "tta": tta}))
+        click.echo(
+            json.dumps(
+                {**rated.to_json(), "pixels": pixels, "split": split, "tta": tta, "weights": weights}
+            )
+        )
         return
     title = f"{', '.join(names)} on {opened.name}, {split} tiles{', eight symmetries' if tta else ''}"
+    title += ", by weights of MCC" if weights == "mcc" else ""
     console.out.print(score_table(rated, title, pixels))
     if split == "val":
         console.note(
@@ -382,7 +396,8 @@ def report(run: Path | None, html: Path | None, store: Path | str | None) -> Non
     "--competition", is_flag=True, help="Write solution.py and model.pth into the new folder OUT."
 )
 @click.option("--tta", is_flag=True, help="With --competition: let it mean over the eight symmetries.")
-def export(runs: tuple[Path, ...], out: Path, competition: bool, tta: bool) -> None:
+@weighted
+def export(runs: tuple[Path, ...], out: Path, competition: bool, tta: bool, weights: str) -> None:
     """Write a run's weights in half precision to OUT.safetensors, with all that is needed to use them.
 
     With --competition, write a file of code and one of weights that map tiles without this package;
@@ -392,8 +407,8 @@ def export(runs: tuple[Path, ...], out: Path, competition: bool, tta: bool) -> N
     from glacier.train.export import export as write
     from glacier.train.segmenter import load_run
 
-    if not competition and (tta or len(runs) > 1):
-        what = "--tta" if tta else f"{len(runs)} runs"
+    if not competition and (tta or weights != "equal" or len(runs) > 1):
+        what = "--tta" if tta else f"--weights {weights}" if weights != "equal" else f"{len(runs)} runs"
         raise UsageError(f"{what} without --competition; expected one run, and OUT.safetensors")
     trained = [load_run(run) for run in runs]
     if not competition:
@@ -402,7 +417,7 @@ def export(runs: tuple[Path, ...], out: Path, competition: bool, tta: bool) -> N
         return
     from glacier.maps.submission import write_submission
 
-    size = write_submission(trained, out, tta=tta)
+    size = write_submission(trained, out, tta=tta, weights=weights)  # type: ignore[arg-type]
     console.note(
         f"{out}: solution.py, and model.pth of {size / 1e6:.1f} MB; try them with "
         f"`python {out}/solution.py TILES {out}/model.pth --output MASKS`"
@@ -414,8 +429,14 @@ def export(runs: tuple[Path, ...], out: Path, competition: bool, tta: bool) -> N
 @click.argument("source", type=PLACE)
 @click.argument("out", type=PLACE)
 @click.option("--tta", is_flag=True, help="Mean over the eight symmetries of each window.")
+@weighted
 @click.option("--probabilities", type=click.Choice(["uint8", "float16"]),
               help="Write those of each class, too: in steps of 0.004, or in half precision.")  # fmt: skip
+@click.option(
+    "--confidence",
+    is_flag=True,
+    help="Write the probability of each pixel's class, too, in steps of 0.004.",
+)
 @click.option("--polygons", is_flag=True, help="Write outlines, too: a GeoPackage with their areas in m².")
 @click.option("--fill", default="", metavar="CLASS", help="Give pixels without data this class.")
 @click.option("--window", type=click.IntRange(0), default=0, metavar="PX",
@@ -425,8 +446,9 @@ def export(runs: tuple[Path, ...], out: Path, competition: bool, tta: bool) -> N
 @click.option("--layout", type=click.Choice(["auto", "bands", "scenes"]), default="auto", show_default=True)
 @click.option("--glcm", default="", metavar="PATTERN", help="Textures that lie elsewhere, as for ingest.")
 def predict(
-    runs: tuple[Path, ...], source: Path | str, out: Path | str, tta: bool, probabilities: str | None,
-    polygons: bool, fill: str, window: int, batch: int | None, layout: str, glcm: str,
+    runs: tuple[Path, ...], source: Path | str, out: Path | str, tta: bool, weights: str,
+    probabilities: str | None, confidence: bool, polygons: bool, fill: str, window: int, batch: int | None,
+    layout: str, glcm: str,
 ) -> None:  # fmt: skip
     """Map the scenes in SOURCE with RUNS, several being one ensemble, into the folder OUT.
 
@@ -447,7 +469,9 @@ def predict(
             layout=layout,  # type: ignore[arg-type]
             glcm=glcm,
             tta=tta,
+            weights=weights,  # type: ignore[arg-type]
             shares=probabilities,  # type: ignore[arg-type]
+            confidence=confidence,
             polygons=polygons,
             fill=fill,
             window=window,

@@ -19,15 +19,20 @@ class Strip(NamedTuple):
 
     classes: NDArray[np.uint8]
     """Index of the class (H, W), 255 where there is no data."""
-    shares: NDArray[np.float32]
-    """Of the classes (C, H, W), NaN where there is no data."""
+    confidence: NDArray[np.float32]
+    """The share of that class (H, W), NaN where there is no data."""
+    shares: NDArray[np.float32] | None
+    """Of all classes (C, H, W), likewise, where they are wanted."""
 
 
 class Canvas:
     """Adds up a piece's windows, which come row by row, and lets go of what no other will touch."""
 
-    def __init__(self, piece: Piece, grid: Grid, size: int, classes: int, device: torch.device) -> None:
-        self._piece, self._grid, self._size = piece, grid, size
+    def __init__(
+        self, piece: Piece, grid: Grid, size: int, classes: int, device: torch.device, *, shares: bool
+    ) -> None:
+        """Make an empty one for windows of `size` px; `shares`: whether those of all classes are wanted."""
+        self._piece, self._grid, self._size, self._shares = piece, grid, size, shares
         self._down = dict(
             zip(corners(grid.height, size), weights(grid.height, size).to(device), strict=True)
         )
@@ -75,10 +80,14 @@ class Canvas:
     def _strip(self, first: int, last: int) -> Strip:
         part = (..., slice(first, last), slice(0, self._grid.width))
         held, total = self._held[part], self._total[part]
-        if not (total.sum(dim=0).isfinite() | ~held).all():
+        confidence, classes = total.max(dim=0)  # NaN where any is
+        if not (confidence.isfinite() | ~held).all():
             raise GlacierError(
                 f"the network gives no numbers in rows {self._top + first} to {self._top + last}; are the "
                 "values there like those it was trained on, and no-data values declared?"
             )
-        classes = total.argmax(dim=0).to(torch.uint8).masked_fill_(~held, IGNORE)
-        return Strip(classes.cpu().numpy(), total.masked_fill(~held, torch.nan).cpu().numpy())
+        return Strip(
+            classes.to(torch.uint8).masked_fill_(~held, IGNORE).cpu().numpy(),
+            confidence.masked_fill_(~held, torch.nan).cpu().numpy(),
+            total.masked_fill(~held, torch.nan).cpu().numpy() if self._shares else None,
+        )

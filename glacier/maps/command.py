@@ -26,7 +26,7 @@ from glacier.pipeline.buffer import Window
 from glacier.scenes.layouts import Layout, find_scenes
 from glacier.scenes.read import gdal_settings
 from glacier.scenes.scene import Scene
-from glacier.train.members import Members, gather
+from glacier.train.members import Members, Weighting, gather
 from glacier.train.nodes import runs_from_main
 from glacier.train.ranks import Ranks, join_ranks
 from glacier.train.segmenter import load_run
@@ -45,8 +45,12 @@ class MapRequest:
     """As for ingest."""
     tta: bool = False
     """The mean over the eight symmetries of each window."""
+    weights: Weighting = "equal"
+    """What each run counts."""
     shares: Shares | None = None
     """Probabilities, too, stored like this."""
+    confidence: bool = False
+    """The share of each pixel's class, too."""
     polygons: bool = False
     """Outlines, too."""
     fill: str = ""
@@ -67,7 +71,7 @@ def predict_all(request: MapRequest) -> list[Path]:
     with join_ranks() as ranks, ExitStack() as stack:
         runs = runs_from_main(ranks, lambda: [load_run(run) for run in request.runs])
         with ranks.together():
-            members = gather(runs, request.window)
+            members = gather(runs, request.window, request.weights)
             output = _output(request, out, members)
             scenes = find_scenes(
                 request.source,
@@ -76,7 +80,7 @@ def predict_all(request: MapRequest) -> list[Path]:
                 glcm=request.glcm,
                 bands=members.selection,
             )
-            _see_place(request, out, scenes)
+            _see_place(request, out, scenes, members.located)
         with ranks.together():
             if ranks.main:
                 stack.enter_context(locked(out))
@@ -103,8 +107,8 @@ def predict_all(request: MapRequest) -> list[Path]:
     return [request.out / output.map(scene).name for scene in scenes]
 
 
-def _see_place(request: MapRequest, out: Path, scenes: Sequence[Scene]) -> None:
-    """Raise GlacierError or UsageError where the maps of these scenes cannot be written to `out`."""
+def _see_place(request: MapRequest, out: Path, scenes: Sequence[Scene], located: bool) -> None:
+    """Raise GlacierError or UsageError where these scenes cannot be mapped, or not to `out`."""
     if out.exists() and not out.is_dir():
         raise GlacierError(f"{request.out}: not a folder, expected one for the maps; give another")
     if request.source.is_dir() and out.is_relative_to(request.source.resolve()):
@@ -112,12 +116,16 @@ def _see_place(request: MapRequest, out: Path, scenes: Sequence[Scene]) -> None:
             f"{request.out}: lies in {request.source}, whose files maps would be taken for; give a folder "
             "elsewhere"
         )
-    for scene in scenes if request.polygons else ():
-        if not scene.grid.crs or not measurable(scene.grid):
-            raise UsageError(
-                f"--polygons: scene {scene.name} has no CRS that lies on the earth, expected one to "
-                "measure areas in; leave --polygons out"
+    for scene in scenes if request.polygons or located else ():
+        if scene.grid.crs and measurable(scene.grid):
+            continue
+        found = f"scene {scene.name} has no CRS that lies on the earth, expected one"
+        if located:
+            raise GlacierError(
+                f"{found}, since a run is told where windows lie (model.location); give the scene one with "
+                "`gdal_edit -a_srs`, or map it with runs trained without"
             )
+        raise UsageError(f"--polygons: {found} to measure areas in; leave --polygons out")
 
 
 def _output(request: MapRequest, out: Path, members: Members) -> Output:
@@ -130,6 +138,7 @@ def _output(request: MapRequest, out: Path, members: Members) -> Output:
         members.classes,
         repr(settings),
         shares=request.shares,
+        confidence=request.confidence,
         polygons=request.polygons,
         fill=known.get(request.fill),
     )
@@ -162,6 +171,7 @@ def _map(
             batch=request.batch or at_a_time(ranks.device),
             device=ranks.device,
             places=None if places is None else torch.tensor(places, device=ranks.device).float(),
+            shares=request.shares is not None,
             done=done,
         )
         with closing(strips):

@@ -1,6 +1,6 @@
 """The folder of maps: what is to stand in it, what stands there, and how a scene's rows become it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -32,6 +32,7 @@ class Output:
     """Tells the runs and settings from others."""
     shares: Shares | None
     """How probabilities are stored; None for none."""
+    confidence: bool
     polygons: bool
     fill: Class | None
     """What pixels without data are given; None: no data."""
@@ -48,6 +49,10 @@ class Output:
     def probabilities(self, scene: Scene) -> Path:
         """Where its probabilities are to stand."""
         return self.folder / "probabilities" / scene.mask
+
+    def confidence_of(self, scene: Scene) -> Path:
+        """Where its confidence is to stand."""
+        return self.folder / "confidence" / scene.mask
 
     def outlines(self, scene: Scene) -> Path:
         """Where its outlines are to stand."""
@@ -75,6 +80,7 @@ class Output:
         """All that is made of a scene, and what kind of thing each is."""
         files = [(self.map(scene), "map")]
         files += [(self.probabilities(scene), self.shares)] if self.shares else []
+        files += [(self.confidence_of(scene), "confidence")] if self.confidence else []
         return files + ([(self.outlines(scene), "outlines")] if self.polygons else [])
 
     def _made_from(self, scene: Scene, kind: str) -> str:
@@ -87,9 +93,10 @@ class Output:
         """Files for the rows of a piece of a scene."""
         name, width = str(self.aside / f"{piece.scene}-{piece.top}"), scene.grid.width
         classes = Part(Path(f"{name}.classes"), 1, width, "uint8")
+        confidence = Part(Path(f"{name}.confidence"), 1, width, "uint8") if self.confidence else None
         dtype = "uint8" if self.shares == "uint8" else "float16"
         shares = Part(Path(f"{name}.shares"), len(self.classes), width, dtype) if self.shares else None
-        return Parts(classes, shares, self.shares)
+        return Parts(classes, confidence, shares, self.shares)
 
     def finish(self, scene: Scene, parts: Sequence["Parts"]) -> None:
         """Put a scene's map together from all its parts, from top to bottom, and all that goes with it.
@@ -101,11 +108,13 @@ class Output:
         if self.fill:
             table[IGNORE] = self.fill.value
         if self.shares:
-            strips = (rows for part in parts if part.shares for rows in part.shares.strips())
             made = (MADE, self._made_from(scene, self.shares))
-            how = shares_kind(self.shares, self.classes, made)
-            self._write(self.probabilities(scene), strips, scene, how)
-        values = (table[rows] for part in parts for rows in part.classes.strips())
+            how = shares_kind(self.shares, tuple(c.name for c in self.classes), made)
+            self._write(self.probabilities(scene), _rows(part.shares for part in parts), scene, how)
+        if self.confidence:
+            how = shares_kind("uint8", ("confidence",), (MADE, self._made_from(scene, "confidence")))
+            self._write(self.confidence_of(scene), _rows(part.confidence for part in parts), scene, how)
+        values = (table[rows] for rows in _rows(part.classes for part in parts))
         self._write(self.map(scene), values, scene, kind)
         if self.polygons:
             from glacier.maps.polygons import write_polygons
@@ -124,20 +133,28 @@ class Parts:
     """Rows of one scene that one rank has mapped."""
 
     classes: Part
+    confidence: Part | None
     shares: Part | None
     how: Shares | None
 
     def append(self, strip: Strip) -> None:
         """Add finished rows."""
         self.classes.append(strip.classes[None])
-        if self.shares and self.how:
+        if self.confidence:
+            self.confidence.append(stored(strip.confidence[None], "uint8"))
+        if self.shares and self.how and strip.shares is not None:
             self.shares.append(stored(strip.shares, self.how))
 
     def remove(self) -> None:
         """Delete the files."""
-        self.classes.path.unlink()
-        if self.shares:
-            self.shares.path.unlink()
+        for part in (self.classes, self.confidence, self.shares):
+            if part:
+                part.path.unlink()
+
+
+def _rows(parts: Iterable[Part | None]) -> Iterator[NDArray[np.generic]]:
+    """All rows of parts, one after another."""
+    return (rows for part in parts if part for rows in part.strips())
 
 
 def _tag(file: Path) -> str | None:

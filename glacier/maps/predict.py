@@ -29,6 +29,7 @@ def predict(
     batch: int,
     device: torch.device,
     places: Tensor | None,
+    shares: bool,
     done: Advance,
 ) -> Generator[tuple[Piece, Strip]]:
     """Map pieces of scenes; within each, strips come from top to bottom.
@@ -45,6 +46,7 @@ def predict(
         batch: windows that the network sees at a time.
         device: where it is.
         places: longitude and latitude of all windows (windows, 2), degrees, for a network that is located.
+        shares: whether those of all classes are wanted.
         done: called once for each window.
     """
     wanted = [(piece, number) for piece in pieces for number in piece.windows]
@@ -56,7 +58,7 @@ def predict(
     for item in Feed(batcher, steps, threads=1):  # a dataset of GDAL's serves one thread at a time
         place = None if places is None else places[[n for _, n in next(numbers)]]
         with torch.inference_mode(), mixed(device):
-            shares = network(item.image, place)
+            found = network(item.image, place)
         held = item.label != IGNORE
         for i, sample in enumerate(item.samples):
             piece, _ = next(following)
@@ -64,9 +66,9 @@ def predict(
                 if canvas and at and (strip := canvas.rest()):
                     yield at, strip
                 grid = source.scenes[piece.scene].grid
-                canvas, at = Canvas(piece, grid, window.patch, classes, device), piece
+                canvas, at = Canvas(piece, grid, window.patch, classes, device, shares=shares), piece
             assert canvas
-            if strip := canvas.add(int(sample["y"]), int(sample["x"]), shares[i], held[i]):
+            if strip := canvas.add(int(sample["y"]), int(sample["x"]), found[i], held[i]):
                 yield piece, strip
             done()
     if canvas and at and (strip := canvas.rest()):

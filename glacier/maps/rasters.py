@@ -68,14 +68,14 @@ def _nodata(scene: Scene, values: Sequence[int], highest: int) -> int:
     return max(set(range(max(0, highest - len(values)), highest + 1)) - set(values))
 
 
-def shares_kind(how: Shares, classes: Sequence[Class], made: tuple[str, str]) -> Kind:
-    """The probability of each class, one band each; `made` is a tag."""
-    names, average = tuple(c.name for c in classes), ("overview_resampling", "average")
+def shares_kind(how: Shares, bands: tuple[str, ...], made: tuple[str, str]) -> Kind:
+    """Probabilities, what each band holds by name; `made` is a tag."""
+    average = ("overview_resampling", "average")
     if how == "uint8":
-        return Kind("uint8", 255, names, scale=1 / STEPS, tags=(made,), options=(average,))
+        return Kind("uint8", 255, bands, scale=1 / STEPS, tags=(made,), options=(average,))
     half = (average, ("nbits", 16), ("predictor", "yes"))
     return Kind(
-        "float32", np.nan, names, tags=(made,), options=half
+        "float32", np.nan, bands, tags=(made,), options=half
     )  # GDAL stores what has 16 bits as halves
 
 

@@ -7,7 +7,6 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from glacier.errors import GlacierError
 from glacier.ground import degrees
 from glacier.maps.blend import corners
 from glacier.pipeline.order import SAMPLE, Samples
@@ -57,15 +56,10 @@ def places_of(scenes: Sequence[Scene], order: Samples, size: int) -> NDArray[np.
     """Longitude and latitude (n, 2), degrees, of the centres of windows of `size` px.
 
     Raises:
-        GlacierError: a scene without a CRS, or with one that has no place on the earth.
+        GlacierError: a scene whose CRS has no place on the earth.
     """
     found = np.empty((len(order), 2))
     for i, scene in enumerate(scenes):
-        if not scene.grid.crs:
-            raise GlacierError(
-                f"scene {scene.name}: no CRS, expected one, since a run is told where windows lie "
-                "(model.location); give the scene one with `gdal_edit -a_srs`"
-            )
         here = order["tile"] == i
         columns, rows = order["x"][here] + size / 2, order["y"][here] + size / 2
         a, b, c, d, e, f = scene.grid.transform[:6]

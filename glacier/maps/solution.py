@@ -1,7 +1,7 @@
 """Masks of a competition's tiles, by the weights in `model.pth`: `maskgeration(imagepath, model_path)`.
 
-Or as a command: `python solution.py IMAGES MODEL --output MASKS`. It needs numpy, torch, tifffile, tqdm and
-segmentation_models_pytorch, and opencv-python for files that tifffile cannot read.
+Or as a command: `python solution.py IMAGES MODEL --output MASKS`. It needs numpy, torch, tifffile, tqdm,
+segmentation_models_pytorch and timm, and opencv-python for files that tifffile cannot read.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def load_model(path: Path) -> Model:
         members = [unpacked(member, list(record["bands"])) for member in record["members"]]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return Model(
-            ensemble=Ensemble(members, tta=record["tta"]).to(device).eval(),
+            ensemble=Ensemble(members, tta=record["tta"], weights=record["weights"]).to(device).eval(),
             sought=record["bands"],
             size=record["size"],
             values=np.array(record["values"], np.uint8),

@@ -9,7 +9,7 @@ from typing import Any
 from glacier.errors import GlacierError
 from glacier.lock import locked
 from glacier.maps.flatten import flattened
-from glacier.train.members import gather
+from glacier.train.members import Members, Weighting, gather
 from glacier.train.portable import packed
 from glacier.train.segmenter import Trained, write_whole
 from glacier.version import __version__
@@ -26,13 +26,14 @@ FOLDERS = (
 """What the competition's folders hold: where file names do not say it, a folder's name does."""
 
 
-def write_submission(runs: Sequence[Trained], out: Path, *, tta: bool) -> int:
+def write_submission(runs: Sequence[Trained], out: Path, *, tta: bool, weights: Weighting = "equal") -> int:
     """Write `solution.py` and `model.pth` into the new folder `out`, whole or not at all.
 
     Args:
         runs: several are one ensemble.
         out: does not exist, or is empty.
         tta: whether the solution takes the mean over the eight symmetries of squares.
+        weights: what each run counts.
 
     Returns:
         Bytes of weights.
@@ -40,7 +41,9 @@ def write_submission(runs: Sequence[Trained], out: Path, *, tta: bool) -> int:
     Raises:
         GlacierError: `out` is there, runs that differ in classes, whose classes do not fit into a mask
             or whose bands are in no folder of the competition, or too many weights.
+        UsageError: by `weights` no run counts.
     """
+    members = gather(runs, weighting=weights)
     with locked(out):
         if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
             what = "is a link" if out.is_symlink() else "exists and is not empty"
@@ -50,7 +53,7 @@ def write_submission(runs: Sequence[Trained], out: Path, *, tta: bool) -> int:
         partial.mkdir()
         try:
             (partial / "solution.py").write_text(flattened("glacier.maps.solution"), encoding="utf-8")
-            size = _write_weights(runs, partial / "model.pth", tta)
+            size = _write_weights(members, partial / "model.pth", tta)
             if size >= LIMIT:
                 raise GlacierError(
                     f"{out}: {size / 1e6:.0f} MB of weights, expected less than {LIMIT / 1e6:.0f}; give "
@@ -62,20 +65,19 @@ def write_submission(runs: Sequence[Trained], out: Path, *, tta: bool) -> int:
     return size
 
 
-def _write_weights(runs: Sequence[Trained], path: Path, tta: bool) -> int:
+def _write_weights(members: Members, path: Path, tta: bool) -> int:
     """As they are, or where that is too much in half precision; bytes."""
     for half in (False, True):
-        write_whole(_record(runs, tta, half), path)
+        write_whole(_record(members, tta, half), path)
         size = path.stat().st_size
         if size < LIMIT:
             break
     return size
 
 
-def _record(runs: Sequence[Trained], tta: bool, half: bool) -> dict[str, Any]:
+def _record(members: Members, tta: bool, half: bool) -> dict[str, Any]:
     """What `model.pth` holds: plain values and tensors."""
-    members = gather(runs)
-    if any(run.config.model.location for run in runs):
+    if members.located:
         raise GlacierError(
             "model.location: a run is told where windows lie, which a solution cannot read from tiles; "
             "expected runs trained without it"
@@ -93,7 +95,8 @@ def _record(runs: Sequence[Trained], tta: bool, half: bool) -> dict[str, Any]:
         "bands": {
             band.name: _sought(band.name, band.role, members.selection[band.name]) for band in members.bands
         },
-        "members": [packed(run, half=half) for run in runs],
+        "weights": list(members.weights),
+        "members": [packed(run, half=half) for run in members.runs],
     }
 
 

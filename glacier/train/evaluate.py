@@ -26,6 +26,7 @@ from glacier.pipeline.split import split as split_tiles
 from glacier.store.footprints import centres
 from glacier.store.reader import Store, only_store
 from glacier.train.ensemble import Ensemble
+from glacier.train.members import Weighting, weights_of
 from glacier.train.precision import mixed
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import Segmenter, Trained
@@ -191,6 +192,7 @@ def evaluate_runs(
     *,
     pixels: Pixels = "labelled",
     tta: bool = False,
+    weights: Weighting = "equal",
     track: Track = silence,
 ) -> Evaluated:
     """Scores of a run, or of several as one ensemble, on `train`, `val` or `all` tiles of a store.
@@ -200,10 +202,11 @@ def evaluate_runs(
     Raises:
         GlacierError: the store lacks a band of a run, or has other classes; or runs of different folds: one
             has learnt from what another holds out.
+        UsageError: by `weights` no run counts.
     """
     tiles = tiles_of(runs, store, split, ranks)
     members = [placed(run, store) for run in runs]
-    module = Ensemble(members, tta=tta).to(ranks.device).eval()
+    module = Ensemble(members, tta=tta, weights=weights_of(runs, weights)).to(ranks.device).eval()
     names, device = store.meta.class_names, ranks.device
     total = torch.zeros(len(names), len(names), dtype=torch.int64, device=device)
     tables = torch.zeros(2, 3, BINS, dtype=torch.float64, device=device)

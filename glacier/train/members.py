@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Literal
 
 from glacier.classes import Class
 from glacier.errors import GlacierError, UsageError
@@ -12,6 +13,8 @@ from glacier.store.bands import Band, Statistics
 from glacier.train.ensemble import Ensemble
 from glacier.train.segmenter import Trained
 
+Weighting = Literal["equal", "mcc"]
+"""What runs count: all the same, or in proportion to their MCC on the validation fold."""
 FAR, SPREAD, BEYOND = 10, 30, 1000
 """A scene's mean may be so many deviations off that in training, its deviation so many times that, and no
 pixel so many deviations off."""
@@ -26,11 +29,18 @@ class Members:
     """All they need: physical values in float32, NaN where there is no data."""
     size: int
     """Side of the windows they see, px."""
+    weights: tuple[float, ...]
+    """What each counts."""
 
     @property
     def classes(self) -> tuple[Class, ...]:
         """By index."""
         return self.runs[0].classes
+
+    @property
+    def located(self) -> bool:
+        """Whether one is told where on the earth windows lie."""
+        return any(run.config.model.location for run in self.runs)
 
     @property
     def selection(self) -> dict[str, tuple[str, ...]]:
@@ -52,7 +62,7 @@ class Members:
             bands = [self.bands[place] for place in places]
             inputs = Inputs(bands, run.statistics, places_or_none(places, len(self.bands)))
             members.append(run.segmenter(inputs))
-        return Ensemble(members, tta=tta).eval()
+        return Ensemble(members, tta=tta, weights=self.weights).eval()
 
     def unlike(
         self, band: str, mean: float, std: float, lowest: float, highest: float
@@ -68,8 +78,8 @@ class Members:
         return None
 
     def digest(self) -> str:
-        """What tells these runs from others."""
-        found = sha256()
+        """What tells these runs, and what each counts, from others."""
+        found = sha256(repr(self.weights).encode())
         for run in self.runs:
             found.update(repr(run.about()).encode())
             for name, value in run.weights.items():
@@ -77,17 +87,34 @@ class Members:
         return found.hexdigest()[:16]
 
 
-def gather(runs: Sequence[Trained], window: int = 0) -> Members:
+def weights_of(runs: Sequence[Trained], weighting: Weighting) -> tuple[float, ...]:
+    """What each run counts (R,), 1 in sum; by MCC, one whose MCC is below 0 counts nothing.
+
+    Raises:
+        UsageError: no run has an MCC above 0.
+    """
+    counts = [max(0.0, run.mcc) if weighting == "mcc" else 1.0 for run in runs]
+    if not any(counts):
+        found = ", ".join(f"{run.mcc:.3f}" for run in runs)
+        raise UsageError(
+            f"--weights mcc: validation gave the runs an MCC of {found}, expected one above 0; train for "
+            "longer, or give --weights equal"
+        )
+    return tuple(count / sum(counts) for count in counts)
+
+
+def gather(runs: Sequence[Trained], window: int = 0, weighting: Weighting = "equal") -> Members:
     """Runs of the same classes.
 
     Args:
         runs: any bands, wherever they lie.
         window: side of the windows they see, px; 0 for that of the tiles they were validated on, or the
             largest of those.
+        weighting: what each counts.
 
     Raises:
         GlacierError: they have different classes.
-        UsageError: `window` is no multiple of 32.
+        UsageError: `window` is no multiple of 32, or no run counts.
     """
     if window % 32:
         raise UsageError(
@@ -105,4 +132,5 @@ def gather(runs: Sequence[Trained], window: int = 0) -> Members:
         replace(band, dtype="float32", scale=1.0, offset=0.0, nodata=math.nan, bound=0.0, statistics=None)
         for band in needed.values()
     )
-    return Members(tuple(runs), tuple(physical), window or max(run.tile_size for run in runs))
+    size = window or max(run.tile_size for run in runs)
+    return Members(tuple(runs), tuple(physical), size, weights_of(runs, weighting))

@@ -80,7 +80,7 @@ def test_what_looks_at_single_pixels_is_blended_to_itself(sizes, size, world, se
             grid, strips = grids[piece.scene], found[piece.scene]
             pad = (0, max(0, size - grid.width), 0, max(0, size - grid.height))
             shares, data = (nn.functional.pad(v[piece.scene], pad) for v in (truth, held))
-            canvas = Canvas(piece, grid, size, 3, torch.device("cpu"))
+            canvas = Canvas(piece, grid, size, 3, torch.device("cpu"), shares=True)
             for number in piece.windows:
                 y, x = int(order["y"][number]), int(order["x"][number])
                 place = (..., slice(y, y + size), slice(x, x + size))
@@ -93,6 +93,8 @@ def test_what_looks_at_single_pixels_is_blended_to_itself(sizes, size, world, se
         expected = np.where(data, shares, np.nan)
         made = np.concatenate([strip.shares for strip in whole], axis=1)
         np.testing.assert_allclose(made, expected, rtol=1e-5)
+        confidence = np.concatenate([strip.confidence for strip in whole])
+        np.testing.assert_array_equal(confidence, made.max(axis=0))
         clear = data.numpy() & (np.ptp(np.sort(shares.numpy(), axis=0)[1:], axis=0) > 1e-5)
         np.testing.assert_array_equal(classes[clear], shares.numpy().argmax(axis=0)[clear])
 

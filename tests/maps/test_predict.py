@@ -12,6 +12,7 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from rio_cogeo.cogeo import cog_validate
 
 from glacier.config import Config, shipped
 from glacier.errors import GlacierError, UsageError
@@ -184,6 +185,35 @@ def test_symmetries_are_the_mean_over_turned_windows(run, wide, tmp_path):
     np.testing.assert_allclose(found[held], torch.stack(views).mean(dim=0).numpy()[held], atol=1e-3)
 
 
+def test_confidence_is_the_probability_of_each_pixels_class(call, run, wide, tmp_path):
+    out = tmp_path / "maps"
+    (path,) = maps([run], wide, out, confidence=True, shares="uint8", fill="background")
+    with rasterio.open(out / "confidence" / path.name) as file:
+        assert (file.descriptions, file.dtypes, file.nodata) == (("confidence",), ("uint8",), 255)
+        assert file.scales == (0.004,)
+        with rasterio.open(path) as beside:
+            assert (file.shape, file.transform, file.crs) == (beside.shape, beside.transform, beside.crs)
+        found = file.read(1)
+    assert cog_validate(out / "confidence" / path.name, strict=True, quiet=True)[0]
+    probabilities = pixels(out / "probabilities" / path.name)
+    np.testing.assert_array_equal(found, probabilities.max(axis=0))
+    held = found != 255
+    assert 0.5 < held.mean() < 1
+    index = np.searchsorted([0, 85, 170, 255], pixels(path)[0])
+    chosen = np.take_along_axis(probabilities, index[None], axis=0)[0]
+    np.testing.assert_array_equal(chosen[held], found[held])
+
+    maps([run], wide, tmp_path / "later", fill="background")
+    words = ["predict", run, wide, "later", "--fill", "background", "--confidence"]
+    assert "1 map;" in call(*words).stderr
+    assert "1 of which stood there" in call(*words).stderr
+    assert "stands there and was not made" in one_line(call(*words, "--tta"))
+    for name in (path.name, f"confidence/{path.name}"):
+        assert (tmp_path / "later" / name).read_bytes() == (out / name).read_bytes()
+    (tmp_path / "later" / path.name).unlink()
+    assert f"confidence/{path.name}: stands there" in one_line(call(*words, "--tta"))
+
+
 def test_two_ranks_make_the_bytes_that_one_makes(run, wide, tmp_path):
     """A scene shared by ranks, and more scenes than ranks; all kinds of output."""
     source = shutil.copytree(wide, tmp_path / "in")
@@ -199,7 +229,7 @@ def test_two_ranks_make_the_bytes_that_one_makes(run, wide, tmp_path):
         command = ["taskset", "-c", on, sys.executable, "-m", "torch.distributed.run"]
         command += ["--nproc_per_node", str(ranks), ROOT / "cli.py", "predict", run, source, "--polygons"]
         done = subprocess.run(
-            [*command, tmp_path / f"by{ranks}", "--probabilities", "uint8"],
+            [*command, tmp_path / f"by{ranks}", "--probabilities", "uint8", "--confidence"],
             capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -207,7 +237,7 @@ def test_two_ranks_make_the_bytes_that_one_makes(run, wide, tmp_path):
     one = {p.relative_to(tmp_path / "by1"): p for p in (tmp_path / "by1").rglob("*") if p.is_file()}
     two = {p.relative_to(tmp_path / "by2"): p for p in (tmp_path / "by2").rglob("*") if p.is_file()}
     assert one.keys() == two.keys()
-    assert len(one) == 9
+    assert len(one) == 12
     for name, path in one.items():
         if path.suffix == ".gpkg":  # which says when it was made
             found, expected = (pyogrio.raw.read(file)[2:] for file in (path, two[name]))

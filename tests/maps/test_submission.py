@@ -1,5 +1,6 @@
 """A submission maps as `glacier predict` does, with nothing but what the competition allows."""
 
+import ast
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,10 +29,12 @@ from glacier.errors import GlacierError
 from glacier.lock import locked
 from glacier.maps import solution, submission
 from glacier.maps.submission import write_submission
+from glacier.train.export import export
 from glacier.train.loop import train
+from glacier.train.members import gather
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import load_run
-from tests.helpers import one_line, write_raster
+from tests.helpers import one_line, untrained, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +42,7 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 BANDS = {"B2": "blue", "B3": "green", "B4": "red", "B6": "swir1", "B10": "thermal"}
 SMALL = ["data.patch=64", "train.epochs=4", "train.batch=4", "train.samples_per_epoch=32"]
 ALLOWED = ["torch", "torchvision", "tqdm", "pillow", "scikit-learn", "numpy", "tifffile"]
-ALLOWED += ["segmentation-models-pytorch"]
+ALLOWED += ["segmentation-models-pytorch", "timm"]
 OPENCV = "opencv-python-headless"  # opencv-python without its windows
 
 
@@ -58,12 +62,6 @@ def runs(store, tmp_path_factory) -> list[Path]:
 def tiles(mountains, tmp_path_factory) -> Path:
     """Two tiles of 128 px and one of 108 x 40; a band of each compressed otherwise."""
     return write_tiles(mountains, tmp_path_factory.mktemp("tiles") / "tiles", "0[01]_0[01]")
-
-
-@pytest.fixture(scope="module")
-def large(mountains, tmp_path_factory) -> Path:
-    """A tile of 512 px."""
-    return write_tiles(mountains, tmp_path_factory.mktemp("large") / "tiles", "02_02")
 
 
 def write_tiles(mountains: Path, out: Path, which: str) -> Path:
@@ -149,15 +147,26 @@ def compare(made: dict[str, np.ndarray], expected: dict[str, np.ndarray], *shape
         np.testing.assert_array_equal(mask, expected[name])
 
 
-def test_masks_are_those_of_predict(runs, large, tmp_path, call):
-    assert call("export", *runs[:2], "sub", "--competition").exit_code == 0
+@pytest.fixture(scope="module")
+def glavitu(store, tmp_path_factory) -> Path:
+    """GlaViTU on three bands in another order, for smaller windows than those of the store."""
+    settings = ['model.arch="glavitu"', "data.patch=32", 'data.bands=["thermal", "blue", "red"]']
+    out = tmp_path_factory.mktemp("glavitu") / "run"
+    return untrained(store, out, *settings, mcc=0.4, temperature=0.7, thresholds=(0.0, 0.3, 0.1, 0.0))
+
+
+def test_masks_are_those_of_predict(runs, glavitu, mountains, tmp_path, call):
+    """Of networks of two kinds, by their MCC."""
+    members = [*runs[:2], glavitu, "--weights", "mcc"]
+    tiles = write_tiles(mountains, tmp_path / "tiles", "01_00")
+    assert call("export", *members, "sub", "--competition").exit_code == 0
     assert sorted(f.name for f in (tmp_path / "sub").iterdir()) == ["model.pth", "solution.py"]
     code, weights = tmp_path / "sub" / "solution.py", tmp_path / "sub" / "model.pth"
-    done = run_solution([code, large, weights, "--output", tmp_path / "masks"])
+    done = run_solution([code, tiles, weights, "--output", tmp_path / "masks"])
     assert done.returncode == 0, done.stderr
     assert done.stdout == "1 masks\n"
-    assert call("predict", *runs[:2], large, "maps", "--fill", "background").exit_code == 0
-    compare(masks_in(tmp_path / "masks"), masks_in(tmp_path / "maps"), (512, 512))
+    assert call("predict", *members, tiles, "maps", "--fill", "background").exit_code == 0
+    compare(masks_in(tmp_path / "masks"), masks_in(tmp_path / "maps"), (108, 40))
 
 
 @pytest.mark.parametrize(("chosen", "flags"), [([0], []), ([1, 0], ["--tta"])])
@@ -169,6 +178,42 @@ def test_so_are_those_of_one_run_and_of_symmetries(runs, tiles, tmp_path, call, 
     written["maskgeration"](tiles, tmp_path / "masks")
     assert call("predict", *which, tiles, "maps", "--fill", "background", *flags).exit_code == 0
     compare(masks_in(tmp_path / "masks"), masks_in(tmp_path / "maps"), (128, 128), (108, 40))
+
+
+def test_the_code_holds_all_networks_and_imports_only_what_is_allowed(submitted):
+    code = ast.parse((submitted / "solution.py").read_text())
+    nodes = [node for node in ast.walk(code) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {
+        name for n in nodes for name in ([n.module] if hasattr(n, "module") else [a.name for a in n.names])
+    }
+    roots = {name.split(".")[0] for name in names} - sys.stdlib_module_names
+    assert roots == {"cv2", "numpy", "segmentation_models_pytorch", "tifffile", "timm", "torch", "tqdm"}
+    said = ast.get_docstring(code)
+    assert all(name in said for name in roots - {"cv2"})
+    defined = Counter(node.name for node in code.body if isinstance(node, ast.ClassDef | ast.FunctionDef))
+    assert {"GlaViTU", "Segmenter", "Ensemble"} <= defined.keys()
+    assert set(defined.values()) == {1}
+
+
+def test_what_runs_count_is_kept_beside_halves(runs, glavitu, tmp_path, monkeypatch):
+    """And a network in halves says what the same run exported does."""
+    two = [load_run(runs[0]), load_run(glavitu)]
+    size = write_submission(two, tmp_path / "whole", tta=False, weights="mcc")
+    monkeypatch.setattr(submission, "LIMIT", size)
+    assert write_submission(two, tmp_path / "sub", tta=False, weights="mcc") < 0.6 * size
+    record = torch.load(tmp_path / "sub" / "model.pth", weights_only=True)
+    counts = np.array([run.mcc for run in two]) / sum(run.mcc for run in two)
+    np.testing.assert_allclose(record["weights"], counts, rtol=1e-12)
+    assert record["members"][1]["weights"]["segmentation_head.weight"].dtype == torch.float16
+    ensemble = solution.load_model(tmp_path / "sub" / "model.pth").ensemble
+    np.testing.assert_allclose(ensemble.weights, counts, rtol=1e-12)
+    export(two[1], tmp_path / "half.safetensors")
+    exported = gather([load_run(tmp_path / "half.safetensors")]).ensemble(tta=False)
+    raw = torch.rand(1, 5, 32, 32) * 3000
+    places = [list(record["bands"]).index(name) for name in ("thermal", "blue", "red")]
+    with torch.inference_mode():
+        found, expected = ensemble.members[1](raw).softmax(dim=1), exported(raw[:, places])
+    assert torch.equal(found, expected)
 
 
 def test_nothing_else_can_be_imported(tmp_path):
@@ -402,6 +447,8 @@ def test_what_cannot_be_submitted_is_one_line(runs, tmp_path, call, monkeypatch)
             write_submission([replace(run, bands=bands)], tmp_path / "sub", tta=False)
     assert "2 runs without --competition" in one_line(call("export", five, two, "x.safetensors"), 2)
     assert "--tta without --competition" in one_line(call("export", five, "x.safetensors", "--tta"), 2)
+    words = ["export", five, "x.safetensors", "--weights"]
+    assert "--weights mcc without --competition" in one_line(call(*words, "mcc"), 2)
     monkeypatch.setattr(submission, "LIMIT", 1e6)
     line = one_line(call("export", five, "sub", "--competition"))
     assert re.search(r"sub: \d+ MB of weights, expected less than 1; give fewer runs", line)
@@ -417,7 +464,9 @@ def test_what_cannot_be_submitted_is_one_line(runs, tmp_path, call, monkeypatch)
 
 
 @pytest.mark.slow
-def test_masks_in_a_bare_environment_are_those_of_predict(runs, large, tmp_path, call):
+def test_masks_in_a_bare_environment_are_those_of_predict(runs, mountains, tmp_path, call):
+    """Of a tile of 512 px."""
+    large = write_tiles(mountains, tmp_path / "tiles", "02_02")
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     exact = [f"{name}=={version(name)}" for name in [*ALLOWED, OPENCV]]
