@@ -69,6 +69,8 @@ class Trainer:
                 raise UsageError("train.sync_norm: batch norm over ranks exists on GPUs only; leave it out")
             made.network = convert_sync_batchnorm(made.network)  # PyTorch's own loses timm's activations
         self.segmenter: Segmenter = made.to(device)
+        if settings.freeze_encoder:
+            self._encoder()  # missed before anything is written
         self._places = places_of(store, device) if config.model.location else None
         self.average = Average(self.segmenter.network, settings.ema)
         compiled = torch.compile(self.segmenter.network) if settings.compile else self.segmenter.network

@@ -14,10 +14,12 @@ from rasterio.windows import Window
 from glacier.config import Config, shipped
 from glacier.maps.command import MapRequest, predict_all
 from glacier.pipeline.split import split
+from glacier.store.footprints import centres
 from glacier.store.reader import Store
 from glacier.train.loop import train
 from glacier.train.ranks import Ranks
 from tests.helpers import make_store
+from tests.store.test_footprints import centres_by_rasterio
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,14 @@ def test_everest_opens_in_xarray(everest):
     seen = xr.open_zarr(store.path)
     assert seen["image"].dims == ("tile", "y", "x", "band")
     np.testing.assert_array_equal(seen["image"][7].to_numpy(), store.image(7))
+
+
+def test_everests_tiles_lie_where_rasterio_says(everest):
+    source, store = everest
+    found = centres(store)
+    files = dict.fromkeys(store.scene_names, next(source.glob("*_B4.tif")))
+    np.testing.assert_allclose(found, centres_by_rasterio(store, files), atol=1e-9)
+    assert np.abs(found - (86.925, 27.988)).max() < 0.3, "the summit's"
 
 
 def test_an_everest_map_lies_on_the_scenes_grid(everest, tmp_path):

@@ -32,5 +32,6 @@ def test_the_default_network_has_the_size_it_is_said_to_have():
 
 @pytest.mark.parametrize(("arch", "encoder"), [("unett", "resnet18"), ("unet", "resnet1800")])
 def test_unknown_names_are_refused(arch, encoder):
-    with pytest.raises(UsageError, match=f"arch '{arch}' with encoder '{encoder}'.* cannot be made"):
+    words = f"arch '{arch}' with encoder '{encoder}'.* cannot be made .*; expected glavitu, or names of seg"
+    with pytest.raises(UsageError, match=words):
         network(ModelConfig(arch=arch, encoder=encoder), roles=["optical"] * 3, classes=2, window=64)

@@ -247,12 +247,25 @@ def load_run_with(run, weights):
     return replace(run, weights=weights)
 
 
-def test_a_resnet34_unet_exports_below_50_mb_and_scores_as_the_run(store, tmp_path):
-    larger = ["model.encoder=resnet34", "model.decoder_channels=[]", "train.samples_per_epoch=128"]
-    settings = config(*larger, "train.epochs=1", "train.lr=1e-3")
+def resnet34(*settings):
+    return config("model.encoder=resnet34", "model.decoder_channels=[]", *settings)
+
+
+def test_a_resnet34_unet_exports_below_50_mb(store, tmp_path):
+    """By its weights at random: they are as many as learnt ones, and halved as those are."""
+    whole = Trainer(resnet34(), store, ALONE).trained(0, 0.0)
+    assert 24e6 < sum(v.numel() for v in whole.weights.values()) < 25e6
+    assert export(whole, tmp_path / "r.safetensors") < 50e6
+    again = load_run(tmp_path / "r.safetensors").weights
+    assert again.keys() == whole.weights.keys()
+    assert all(torch.equal(again[k], v.half().to(v.dtype)) for k, v in whole.weights.items())
+
+
+@pytest.mark.slow
+def test_a_trained_resnet34_unet_exports_below_50_mb_and_scores_as_the_run(store, tmp_path):
+    settings = resnet34("train.samples_per_epoch=128", "train.epochs=1", "train.lr=1e-3")
     train(settings, store, tmp_path / "run", ALONE)
     whole = load_run(tmp_path / "run")
-    assert 24e6 < sum(v.numel() for v in whole.weights.values()) < 25e6
     assert export(whole, tmp_path / "r.safetensors") < 50e6
     runs = whole, load_run(tmp_path / "r.safetensors")
     one, two = (evaluate_runs([run], store, "val", ALONE).scores.mcc for run in runs)

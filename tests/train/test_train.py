@@ -106,15 +106,18 @@ from pathlib import Path
 torch.cuda.is_available = lambda: False
 torch.set_default_dtype(torch.float64)
 from glacier.config import Config, shipped
+from glacier.model import glavitu
 from glacier.store.reader import Store
 from glacier.train.evaluate import judge
 from glacier.train.ranks import join_ranks
 from glacier.train.trainer import Trainer
 
-def scores(ranks, terms, settings):  # whose reducers are gone before the ranks part
+glavitu.DROPOUT = 0.0  # each rank draws its own
+
+def scores(ranks, cases, settings):  # whose reducers are gone before the ranks part
     found = {}
-    for name in terms:
-        config = Config.load(shipped("demo"), [*settings, "loss.terms={" + name + "=1.0}"])
+    for name, own in cases.items():
+        config = Config.load(shipped("demo"), [*settings, *own])
         trainer = Trainer(config, store, ranks)
         list(trainer.train(lambda: None))
         rated = judge(trainer.judged(0), store, np.arange(7), ranks, trainer.loss, 0)
@@ -123,7 +126,7 @@ def scores(ranks, terms, settings):  # whose reducers are gone before the ranks 
 
 store = Store(sys.argv[1])
 with join_ranks() as ranks:
-    found = scores(ranks, sys.argv[3].split(","), sys.argv[4:])
+    found = scores(ranks, json.loads(sys.argv[3]), sys.argv[4:])
     if ranks.main:
         Path(sys.argv[2]).write_text(json.dumps(found))
 """
@@ -132,39 +135,60 @@ EXACT = ["data.patch=32", "train.freeze_norm=true", "train.samples_per_epoch=160
 EXACT += ["data.contrast=0", "train.lr=2e-5"]
 
 
-def train_by(ranks: int, store, folder: Path, terms, *settings) -> dict:
-    """20 losses by real processes, in double precision, of each term alone; then scores of 7 tiles."""
+def train_by(ranks: int, store, folder: Path, cases: dict[str, list[str]], *settings) -> dict:
+    """Losses by real processes, in double precision, of settings by name; then scores of 7 tiles."""
     program, out = folder / "program.py", folder / f"{ranks}.json"
     program.write_text(PROGRAM)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    command = [sys.executable, *launch, str(program), str(store.path), str(out), ",".join(terms)]
+    command = [sys.executable, *launch, str(program), str(store.path), str(out), json.dumps(cases)]
     subprocess.run([*command, *EXACT, *settings], check=True, capture_output=True)
     return json.loads(out.read_text())
 
 
-def test_two_ranks_train_as_one_by_every_loss(store, tmp_path):
+def alone(terms) -> dict[str, list[str]]:
+    """Settings of each term of the loss by itself."""
+    return {name: [f"loss.terms={{{name}=1.0}}"] for name in terms}
+
+
+GLAVITU = ["model.arch=glavitu", "model.location=true", "train.samples_per_epoch=32"]
+GLAVITU += ["loss.terms={cross_entropy=1.0}"]
+
+
+@pytest.fixture(scope="module")
+def by_ranks(store, tmp_path_factory) -> list[dict]:
+    """What one rank, and what two find of every term of the loss, and of GlaViTU."""
+    folder, cases = tmp_path_factory.mktemp("ranks"), alone(TERMS) | {"glavitu": GLAVITU}
+    return [train_by(ranks, store, folder, cases, "train.batch=8") for ranks in (1, 2)]
+
+
+@pytest.mark.parametrize("name", [*TERMS, "glavitu"])
+def test_two_ranks_train_as_one_by_every_loss_and_as_glavitu(store, by_ranks, name):
     """In double precision and small steps, so that nothing can hide in rounding that training amplifies.
 
     Boundary F1 takes maxima: by larger steps a last bit decides which pixel is the largest (LOG).
     """
-    one, two = (train_by(ranks, store, tmp_path, TERMS, "train.batch=8") for ranks in (1, 2))
-    for name in TERMS:
-        losses, val_loss, matrix = one[name]
-        assert len(losses) == 20
-        assert np.ptp(losses) > 0
-        np.testing.assert_allclose(two[name][0], losses, rtol=1e-9, err_msg=name)
-        assert two[name][1] == pytest.approx(val_loss, rel=1e-9)
-        assert two[name][2] == matrix
-        assert np.sum(matrix) == store.histogram[:7].sum()
+    (losses, val_loss, matrix), two = (found[name] for found in by_ranks)
+    assert len(losses) == (4 if name == "glavitu" else 20)
+    assert np.ptp(losses) > 0
+    np.testing.assert_allclose(two[0], losses, rtol=1e-9)
+    assert two[1] == pytest.approx(val_loss, rel=1e-9)
+    assert two[2] == matrix
+    assert np.sum(matrix) == store.histogram[:7].sum()
 
 
 @pytest.mark.slow
 def test_accumulated_batches_train_as_one(store, tmp_path):
     """Means over pixels are divided by the count of all micro-batches; with ranks, too."""
     means = [name for name in TERMS if name in ("cross_entropy", "focal", "boundary_error")]
-    whole = train_by(1, store, tmp_path, means, "train.batch=16", "train.samples_per_epoch=320")
+    whole = train_by(1, store, tmp_path, alone(means), "train.batch=16", "train.samples_per_epoch=320")
     parts = train_by(
-        2, store, tmp_path, means, "train.batch=8", "train.accumulate=2", "train.samples_per_epoch=320"
+        2,
+        store,
+        tmp_path,
+        alone(means),
+        "train.batch=8",
+        "train.accumulate=2",
+        "train.samples_per_epoch=320",
     )
     for name in means:
         assert len(whole[name][0]) == 20

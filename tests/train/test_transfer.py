@@ -7,6 +7,7 @@ import torch
 
 from glacier.config import Config, shipped
 from glacier.errors import GlacierError
+from glacier.model.glavitu import resized
 from glacier.model.networks import network
 from glacier.train.loop import train
 from glacier.train.ranks import Ranks
@@ -135,3 +136,54 @@ def test_a_new_validity_plane_counts_for_nothing(store, tmp_path):
     image, plane = torch.randn(1, 7, 64, 64), torch.ones(1, 1, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(net.eval()(torch.cat((image, plane), 1)), old.eval()(image))
+
+
+@pytest.fixture(scope="module")
+def glavitu(store) -> Trained:
+    """GlaViTU's weights at random, made for three bands of two roles, four classes and windows of 64 px."""
+    settings = config("model.arch=glavitu", 'data.bands=["blue","red","thermal"]')
+    return Trainer(settings, store, ALONE).trained(0, 0.0)
+
+
+def test_glavitus_branches_are_matched_by_role_and_name_its_positions_resized_both_heads_by_class(glavitu):
+    channels = {name: ROLES.get(name, "texture") for name in ("thermal", "nir", "blue", "glcm_contrast")}
+    settings = config("model.arch=glavitu", "model.location=true", "data.patch=32")
+    net = made(settings, channels, classes=3)
+    before, old = {k: v.clone() for k, v in net.state_dict().items()}, glavitu.weights
+    transfer(glavitu, net, settings.model, channels, ["lake", "snow", "background"])
+    new = net.state_dict()
+    optical = "fusion.branches.optical.convolutions.0.weight"
+    expected = {optical: torch.stack((old[optical].mean(dim=1), old[optical][:, 0]), dim=1)}
+    expected["overview.positions"] = resized(old["overview.positions"], (2, 2))
+    for part in ("segmentation_head.weight", "segmentation_head.bias", "auxiliary_head.weight",
+                 "auxiliary_head.bias"):  # fmt: skip
+        expected[part] = torch.stack((old[part][3], before[part][1], old[part][0]))
+    for name, value in new.items():
+        anew = name.startswith(("fusion.branches.texture.", "location."))
+        assert torch.equal(value, expected.get(name, (before if anew else old).get(name))), name
+    assert set(expected) <= set(new)
+    assert any(name.startswith("fusion.branches.texture.") for name in new)
+
+
+def test_glavitu_of_the_same_bands_classes_and_windows_is_the_same(glavitu):
+    net = made(glavitu.config, glavitu.channels)
+    transfer(glavitu, net, glavitu.config.model, glavitu.channels, CLASSES)
+    assert all(torch.equal(value, glavitu.weights[name]) for name, value in net.state_dict().items())
+
+
+def test_glavitu_starts_from_a_run_with_other_bands_and_classes_and_trains(glavitu, store):
+    """As `--init` does: roles that the run had not begin anew."""
+    trainer = Trainer(config("model.arch=glavitu", "data.patch=32", "train.batch=2"), store, ALONE, glavitu)
+    net = trainer.segmenter.network
+    name = "fusion.branches.thermal.convolutions.0.weight"
+    assert torch.equal(net.state_dict()[name], glavitu.weights[name])
+    assert torch.isfinite(trainer.step(list(trainer.loader)[:1], 0))
+
+
+@pytest.mark.parametrize(("arch", "was"), [("glavitu", "unet"), ("unet", "glavitu")])
+def test_another_architecture_is_refused_by_name(glavitu, source, arch, was):
+    run = glavitu if was == "glavitu" else source
+    settings = config(f"model.arch={arch}")
+    net = made(settings, run.channels)
+    with pytest.raises(GlacierError, match=f"--init: a run of {was} .*; this one is {arch} "):
+        transfer(run, net, settings.model, run.channels, CLASSES)
