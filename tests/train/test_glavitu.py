@@ -111,7 +111,7 @@ def test_an_export_scores_as_the_halved_weights_and_is_evaluated(learnt, store, 
     with torch.inference_mode():
         one, two = (r.segmenter()(tile, place).softmax(1) for r in (run, again))
     torch.testing.assert_close(one, two, atol=2e-2, rtol=0)
-    expected = evaluate_runs([again], store, "val", ALONE)
+    expected = evaluate_runs([again], store, "val", ALONE).scores
     said = json.loads(call("evaluate", path, "--store", store.path, "--json").stdout)
     assert said["mcc"] == pytest.approx(expected.mcc, abs=1e-6)
 
