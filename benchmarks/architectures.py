@@ -3,14 +3,16 @@
     python benchmarks/architectures.py FOLDER                        # synthetic scenes, scored on others
     python benchmarks/architectures.py FOLDER --store STORE.zarr     # each spatial fold of a store
 
-What is in FOLDER already is kept: a run that was stopped goes on. One core trains one run, in bfloat16, and
-each core another. A run is one epoch, so that no epoch is chosen by what it is scored on. Seconds are those
-that one core works on steps, as measured first: other work on the machine makes no budget smaller.
+What is in FOLDER already is kept, by store: a run that was stopped goes on. One core trains one run, in
+bfloat16, and each core another. A run is one epoch without thresholds, so that nothing of it is chosen by
+what it is scored on; temperatures are fitted on its validation fold, and left out where that is scored.
+Seconds are those that one core works on steps, as measured first: other work makes no budget smaller.
 """
 
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,6 +28,7 @@ import torch
 
 from benchmarks.host import machine
 from glacier.config import Config, shipped
+from glacier.errors import GlacierError
 from glacier.ingest.plan import Options
 from glacier.ingest.write import ingest
 from glacier.scenes.layouts import find_scenes
@@ -42,7 +45,7 @@ ARCHS = {
     "unet": ["model.encoder=resnet18", "model.decoder_channels=[]", "train.lr=1e-3"],
     "glavitu": ["model.arch=glavitu", "train.lr=1e-3"],
 }
-"""What each network is trained with; rates are the best of three in a short trial (docs/LOG.md)."""
+"""What each network is trained with; the rate is the better of two for both (docs/LOG.md)."""
 COMMON = [
     *("data.patch=128", f"train.batch={BATCH}", "train.epochs=1", "train.thresholds=false"),
     "train.precision=bfloat16",
@@ -80,13 +83,14 @@ def mountains(folder: Path) -> dict[str, Path]:
     """Synthetic stores: one to train on, and other scenes in tiles of each size."""
     made = {}
     for name, seed, count, sizes in (("mountains", 3, 48, SIZES[:1]), ("unseen", 1001, 12, SIZES)):
-        if not (folder / name).is_dir():
-            write_synthetic(folder / name, layout="bands", seed=seed, count=count, size=256)
+        source, partial = folder / name, folder / f".{name}"
+        if not source.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+            write_synthetic(partial, layout="bands", seed=seed, count=count, size=256)
+            partial.rename(source)
         for size in sizes:
             path = made[f"{name}-{size}"] = folder / f"{name}-{size}.zarr"
-            if not path.is_dir():
-                source = folder / name
-                ingest(source, find_scenes(source), path, Options(tile_size=size), workers=2)
+            ingest(source, find_scenes(source), path, Options(tile_size=size), workers=2)
     return made
 
 
@@ -131,15 +135,18 @@ def _train(job: Job, store: Path, run: Path, core: int) -> None:
     if (run / "last.pt").is_file():
         command += ["--resume", str(run)]
     else:
+        shutil.rmtree(run, ignore_errors=True)  # stopped before its first checkpoint
         command += ["--config", "demo", "--out", str(run)]
         command += [part for setting in job.settings for part in ("--set", setting)]
-    subprocess.run(
+    done = subprocess.run(
         command,
-        check=True,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )
+    if done.returncode:
+        raise GlacierError(f"{run}: training ended with {done.returncode}: {done.stderr[-500:]}")
 
 
 def scored(
@@ -148,7 +155,10 @@ def scored(
     """Scores of runs as one ensemble, kept in a file: looking eight times takes its time."""
     file = folder / "scores" / f"{key}.json"
     if not file.is_file():
-        rated = evaluate_runs([load_run(run) for run in runs], Store(store), split, ALONE, tta=tta)
+        loaded = [load_run(run) for run in runs]
+        if split == "val":
+            loaded = [run.unadjusted() for run in loaded]
+        rated = evaluate_runs(loaded, Store(store), split, ALONE, tta=tta)
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(rated.to_json()))
     found: Score = json.loads(file.read_text())
@@ -156,25 +166,27 @@ def scored(
 
 
 def compare(folder: Path, key: str, pairs: list[tuple[Job, Job]], store: Path, split: str) -> Rows:
-    """Scores over seeds or folds of a U-Net, GlaViTU, two U-Nets and one of each, the last two with TTA.
+    """Scores over seeds or folds of each network, of the U-Net with TTA, and of two runs with TTA.
 
-    Two U-Nets are those of one seed, or fold, and of the next seed: what an ensemble buys by itself.
+    Two U-Nets are those of one seed and of the next: what an ensemble buys by itself. One seed has none.
     """
-    rows: Rows = {name: [] for name in ("U-Net", "GlaViTU", "two U-Nets, TTA", "U-Net and GlaViTU, TTA")}
+    rows: Rows = {}
     for i, (unet, glavitu) in enumerate(pairs):
-        others = [other for other, _ in pairs if other.fold == unet.fold and other != unet]
-        together = {
+        after = [other for other, _ in pairs[i + 1 :] + pairs[:i] if other.fold == unet.fold]
+        together: dict[str, list[Job]] = {
             "U-Net": [unet],
             "GlaViTU": [glavitu],
-            "two U-Nets, TTA": [unet, others[i % len(others)]] if others else [],
+            "U-Net, TTA": [unet],
+            "two U-Nets, TTA": [unet, *after[:1]],
             "U-Net and GlaViTU, TTA": [unet, glavitu],
         }
+        if not after:
+            del together["two U-Nets, TTA"]
         for name, jobs in together.items():
-            if jobs:
-                runs = [folder / job.name for job in jobs]
-                what = f"{key}-{'+'.join(job.name for job in jobs)}"
-                rows[name].append(scored(folder, what, runs, store, split, tta=len(jobs) > 1))
-    return {name: row for name, row in rows.items() if row}
+            tta, runs = name.endswith("TTA"), [folder / job.name for job in jobs]
+            what = f"{key}-{'+'.join(job.name for job in jobs)}{'-tta' * tta}"
+            rows.setdefault(name, []).append(scored(folder, what, runs, store, split, tta=tta))
+    return rows
 
 
 def table(title: str, rows: Rows) -> list[str]:
@@ -209,7 +221,7 @@ def steps_of(folder: Path, store: Store, seconds: float) -> dict[str, int]:
 
 def synthetic(folder: Path, seconds: float, seeds: int) -> dict[str, Rows]:
     """Train on synthetic mountains, score on others; for each budget and size of window."""
-    stores = mountains(folder)
+    stores, folder = mountains(folder), _own(folder, "mountains")
     training, unseen = stores[f"mountains-{SIZES[0]}"], [stores[f"unseen-{size}"] for size in SIZES]
     steps = steps_of(folder, Store(training), seconds)
     glavitu = [Job("glavitu", steps["glavitu"], seed) for seed in range(seeds)]
@@ -233,12 +245,19 @@ def synthetic(folder: Path, seconds: float, seeds: int) -> dict[str, Rows]:
 
 def by_folds(folder: Path, path: Path, seconds: float) -> dict[str, Rows]:
     """Train on all folds of a store but one, score on that, for each."""
-    store = Store(path)
+    store, folder = Store(path), _own(folder, path.stem)
     steps, folds = steps_of(folder, store, seconds), range(store.meta.folds)
     pairs = [tuple(Job(arch, steps[arch], 0, fold) for arch in ARCHS) for fold in folds]
     train_all([job for arch in (1, 0) for job in (pair[arch] for pair in pairs)], path, folder)
     rows = compare(folder, path.stem, pairs, path, "val")
     return {f"{path.stem}, {store.meta.folds} spatial folds, {seconds:.0f} s each": rows}
+
+
+def _own(folder: Path, store: str) -> Path:
+    """Where runs, pace and scores of a store lie."""
+    own = folder / f"{store}-runs"
+    own.mkdir(exist_ok=True)
+    return own
 
 
 def main() -> None:
@@ -258,7 +277,8 @@ def main() -> None:
     for title, rows in found.items():
         print("\n".join(table(title, rows)))
     if asked.json:
-        paced = json.loads((asked.folder / "pace.json").read_text())
+        name = asked.store.stem if asked.store else "mountains"
+        paced = json.loads((_own(asked.folder, name) / "pace.json").read_text())
         about = {"machine": machine(["torch", "segmentation-models-pytorch"]), "seconds per step": paced}
         asked.json.write_text(json.dumps({**about, "scores": found}, indent=1) + "\n")
 

@@ -81,7 +81,7 @@ def plain(run: Path, source: Path, out: Path) -> None:
                 pixels = np.stack([band.astype(np.float32).filled(np.nan) for band in read])
                 image = torch.from_numpy(np.nan_to_num((pixels - mean) / std))[None]
                 scores = segmenter.network(segmenter.features(image)) + segmenter.offset[:, None, None]
-                shares = scores.softmax(dim=1)[0].numpy()
+                shares = (scores / segmenter.temperature).softmax(dim=1)[0].numpy()
                 place = (slice(y, y + SIZE), slice(x, x + SIZE))
                 total[:, *place] += shares * np.outer(down, along)
                 gone[place] = np.isnan(pixels[:5]).all(axis=0)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,10 +67,11 @@ class Output:
         """
         lacking = []
         for i, scene in enumerate(scenes):
-            for file, kind in self._files(scene):
-                if not file.exists():
-                    lacking.append(i)
-                elif _tag(file) != self._made_from(scene, kind):
+            asked = self._files(scene)
+            lacking += [i for file, _ in asked if not file.exists()]
+            for file, kinds in self._places(scene):
+                wanted = [kind for other, kind in asked if other == file] or kinds
+                if file.exists() and _tag(file) not in [self._made_from(scene, kind) for kind in wanted]:
                     raise GlacierError(
                         f"{file}: stands there and was not made by these runs from this source; give a new "
                         "folder for the maps"
@@ -82,6 +84,15 @@ class Output:
         files += [(self.probabilities(scene), self.shares)] if self.shares else []
         files += [(self.confidence_of(scene), "confidence")] if self.confidence else []
         return files + ([(self.outlines(scene), "outlines")] if self.polygons else [])
+
+    def _places(self, scene: Scene) -> list[tuple[Path, Sequence[str]]]:
+        """All that may stand beside each other, and what kinds of thing each may be."""
+        return [
+            (self.map(scene), ["map"]),
+            (self.probabilities(scene), get_args(Shares)),
+            (self.confidence_of(scene), ["confidence"]),
+            (self.outlines(scene), ["outlines"]),
+        ]
 
     def _made_from(self, scene: Scene, kind: str) -> str:
         """Sums up the runs and a scene's files, these by size and time."""

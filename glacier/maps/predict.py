@@ -51,12 +51,13 @@ def predict(
     """
     wanted = [(piece, number) for piece in pieces for number in piece.windows]
     batcher = make_batcher(source, window, largest=batch, device=device)
-    steps = (order[[n for _, n in wanted[i : i + batch]]] for i in range(0, len(wanted), batch))
+    numbers = [[n for _, n in wanted[i : i + batch]] for i in range(0, len(wanted), batch)]
+    steps = (order[some] for some in numbers)
     canvas, at = None, None
     following = iter(wanted)
-    numbers = (wanted[i : i + batch] for i in range(0, len(wanted), batch))
-    for item in Feed(batcher, steps, threads=1):  # a dataset of GDAL's serves one thread at a time
-        place = None if places is None else places[[n for _, n in next(numbers)]]
+    feed = Feed(batcher, steps, threads=1)  # a dataset of GDAL's serves one thread at a time
+    for item, some in zip(feed, numbers, strict=True):
+        place = None if places is None else places[some]
         with torch.inference_mode(), mixed(device):
             found = network(item.image, place)
         held = item.label != IGNORE

@@ -40,10 +40,16 @@ def write_submission(runs: Sequence[Trained], out: Path, *, tta: bool, weights: 
 
     Raises:
         GlacierError: `out` is there, runs that differ in classes, whose classes do not fit into a mask
-            or whose bands are in no folder of the competition, or too many weights.
+            or whose bands are in no folder of the competition, runs that are told where windows lie, or
+            too many weights.
         UsageError: by `weights` no run counts.
     """
     members = gather(runs, weighting=weights)
+    if members.located:
+        raise GlacierError(
+            "model.location: a run is told where windows lie, which a solution cannot read from tiles; "
+            "expected runs trained without it"
+        )
     with locked(out):
         if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
             what = "is a link" if out.is_symlink() else "exists and is not empty"
@@ -77,11 +83,6 @@ def _write_weights(members: Members, path: Path, tta: bool) -> int:
 
 def _record(members: Members, tta: bool, half: bool) -> dict[str, Any]:
     """What `model.pth` holds: plain values and tensors."""
-    if members.located:
-        raise GlacierError(
-            "model.location: a run is told where windows lie, which a solution cannot read from tiles; "
-            "expected runs trained without it"
-        )
     for c in members.classes:
         if not 0 <= c.value <= 255:
             raise GlacierError(f"class {c.name}: value {c.value}, expected 0 to 255, as masks hold")

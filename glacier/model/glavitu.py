@@ -5,6 +5,7 @@ matches expert delineation accuracy", arXiv 2401.15113; written from the paper's
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import cast
 
@@ -23,6 +24,8 @@ BLOCKS, ATTENTION_HEADS, MLP = 12, 4, 256
 DOWN = 3
 """Down-steps of the U-Net."""
 DROPOUT = 0.1
+NORM = partial(nn.LayerNorm, eps=1e-6)
+"""By name, since timm's own default changed: a solution runs with the version it finds."""
 POSITIONS = "overview.positions"
 """The one parameter whose shape follows the window: `resized` fits it to another."""
 
@@ -140,11 +143,18 @@ class Overview(nn.Module):
         nn.init.trunc_normal_(self.positions, std=0.02)
         self.blocks = nn.Sequential(
             *(
-                Block(WIDTH, ATTENTION_HEADS, mlp_ratio=MLP / WIDTH, qkv_bias=True, proj_drop=DROPOUT)
+                Block(
+                    WIDTH,
+                    ATTENTION_HEADS,
+                    mlp_ratio=MLP / WIDTH,
+                    qkv_bias=True,
+                    proj_drop=DROPOUT,
+                    norm_layer=NORM,
+                )
                 for _ in range(BLOCKS)
             )
         )
-        self.norm = nn.LayerNorm(WIDTH)
+        self.norm = NORM(WIDTH)
         steps = TOKEN.bit_length() - 1
         self.upsampling = nn.Sequential(*(layer for _ in range(steps) for layer in _doubled()))
 

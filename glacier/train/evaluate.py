@@ -26,7 +26,7 @@ from glacier.pipeline.split import split as split_tiles
 from glacier.store.footprints import centres
 from glacier.store.reader import Store, only_store
 from glacier.train.ensemble import Ensemble
-from glacier.train.members import Weighting, weights_of
+from glacier.train.members import Weighting, counted
 from glacier.train.precision import mixed
 from glacier.train.ranks import Ranks
 from glacier.train.segmenter import Segmenter, Trained
@@ -162,7 +162,7 @@ class Evaluated:
     after: NDArray[np.float64]
     """And as they are."""
     temperatures: list[float]
-    """Of each run."""
+    """Of each run that counts."""
 
     @property
     def error_before(self) -> float:
@@ -205,8 +205,9 @@ def evaluate_runs(
         UsageError: by `weights` no run counts.
     """
     tiles = tiles_of(runs, store, split, ranks)
+    runs, counts = counted(runs, weights)
     members = [placed(run, store) for run in runs]
-    module = Ensemble(members, tta=tta, weights=weights_of(runs, weights)).to(ranks.device).eval()
+    module = Ensemble(members, tta=tta, weights=counts).to(ranks.device).eval()
     names, device = store.meta.class_names, ranks.device
     total = torch.zeros(len(names), len(names), dtype=torch.int64, device=device)
     tables = torch.zeros(2, 3, BINS, dtype=torch.float64, device=device)

@@ -103,8 +103,18 @@ def weights_of(runs: Sequence[Trained], weighting: Weighting) -> tuple[float, ..
     return tuple(count / sum(counts) for count in counts)
 
 
+def counted(runs: Sequence[Trained], weighting: Weighting) -> tuple[list[Trained], list[float]]:
+    """The runs that count, and what each of them does; others need not be asked.
+
+    Raises:
+        UsageError: none does.
+    """
+    both = [pair for pair in zip(runs, weights_of(runs, weighting), strict=True) if pair[1]]
+    return [run for run, _ in both], [weight for _, weight in both]
+
+
 def gather(runs: Sequence[Trained], window: int = 0, weighting: Weighting = "equal") -> Members:
-    """Runs of the same classes.
+    """Runs of the same classes, but those that count nothing.
 
     Args:
         runs: any bands, wherever they lie.
@@ -127,10 +137,11 @@ def gather(runs: Sequence[Trained], window: int = 0, weighting: Weighting = "equ
                 f"runs of different classes, {', '.join(run.class_names)} and "
                 f"{', '.join(runs[0].class_names)}; expected runs of the same"
             )
+    runs, weights = counted(runs, weighting)
     needed = {band.name: band for run in runs for band in run.bands}
     physical = (
         replace(band, dtype="float32", scale=1.0, offset=0.0, nodata=math.nan, bound=0.0, statistics=None)
         for band in needed.values()
     )
     size = window or max(run.tile_size for run in runs)
-    return Members(tuple(runs), tuple(physical), size, weights_of(runs, weighting))
+    return Members(tuple(runs), tuple(physical), size, tuple(weights))
