@@ -187,8 +187,8 @@ def kill_and_end_additions(whole, more, tmp_path, kills, seed):
     return seen
 
 
-def test_five_kills_leave_five_complete_stores(source, whole, tmp_path):
-    kill_and_end(source, whole, tmp_path, 5, seed=1)
+def test_three_kills_leave_three_complete_stores(source, whole, tmp_path):
+    kill_and_end(source, whole, tmp_path, 3, seed=1)
 
 
 def test_two_kills_of_an_addition_leave_the_old_store_or_the_new(whole, more, tmp_path):

@@ -173,7 +173,10 @@ SMALL = [
     ("first", "second", "epochs"),
     [
         ([*TRAIN, *SMALL], RESUME, {"run": 1}),
-        ([*TRAIN, *SMALL], [*TRAIN, "--fold", "all"], {"run": 1}),
+        pytest.param(
+            [*TRAIN, *SMALL], [*TRAIN, "--fold", "all"], {"run": 1},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             [*RESUME, "--set", "train.epochs=3"], [*RESUME, "--set", "train.epochs=4"], {"run": 3},
             marks=pytest.mark.slow,

@@ -80,12 +80,12 @@ def whole(store, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("questions", [0, 1, 4, 6, 7, 11, 13, 20])
 def test_stopped_at_any_step_it_goes_on(store, whole, tmp_path, questions):
     """Six optimiser steps to an epoch, the last a single batch; the seventh question: before validation."""
-    out = tmp_path / "run"
-    train(config(), store, out, ALONE, stop=After(questions))
+    out, seldom = tmp_path / "run", config("train.save_steps=99")
+    train(seldom, store, out, ALONE, stop=After(questions))
     record = checkpoint.read(out)
     assert not record["finished"]
     assert record["state"]["steps"] == min(questions, 20) - questions // 7 + 1 - (questions % 7 == 6)
-    history = train(config(), store, out, ALONE, resume=record)
+    history = train(seldom, store, out, ALONE, resume=record)
     assert len(history) == 3
     assert_same_run(whole, out)
     lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
@@ -142,11 +142,11 @@ def test_the_state_holds_a_scheduler_and_a_scaler_that_have_moved(store):
 
 
 def test_dropout_is_the_same_after_resuming(store, tmp_path):
-    """GlaViTU drops values at random; its batch norm, second head and places go on as they were, too."""
-    own = ["data.patch=32", "train.samples_per_epoch=6", "train.thresholds=false", "train.epochs=2"]
-    settings = config("model.arch=glavitu", "model.location=true", *own)
+    """GlaViTU drops values at random; what its second head and batch norm brought goes on, too."""
+    own = ["data.patch=32", "train.samples_per_epoch=10", "train.epochs=1", "train.save_steps=99"]
+    settings = config("model.arch=glavitu", "model.location=true", "train.thresholds=false", *own)
     train(settings, store, tmp_path / "whole", ALONE)
-    train(settings, store, tmp_path / "part", ALONE, stop=After(4))
+    train(settings, store, tmp_path / "part", ALONE, stop=After(0))
     assert checkpoint.read(tmp_path / "part")["state"]["loader"]["step"] == 2
     train(settings, store, tmp_path / "part", ALONE, resume=checkpoint.read(tmp_path / "part"))
     assert_same_run(tmp_path / "whole", tmp_path / "part")
@@ -221,34 +221,41 @@ def steps_of(out):
         return -1
 
 
-def resumed_after(store, out, number, least):
-    """Send a signal once so many steps have been saved, then resume as a user would; where it stopped."""
+def stopped_after(store, out, number, least):
+    """Send a signal once so many steps have been saved; the process, what it said, where it stopped."""
     process = started(command(store, out))
     while steps_of(out) < least:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.001)
     process.send_signal(number)
     _, words = process.communicate()
-    record = checkpoint.read(out)
+    return process.returncode, words, checkpoint.read(out)
+
+
+def killed_and_resumed(store, out, least):
+    """As a user would; where it stopped."""
+    code, _, record = stopped_after(store, out, signal.SIGKILL, least)
+    assert code == -signal.SIGKILL
     again = started([sys.executable, "-m", "glacier", "train", "--resume", str(out)])
     _, problem = again.communicate()
     assert again.returncode == 0, problem
-    return process.returncode, words, record
+    return record
 
 
 def test_killed_it_resumes_to_the_same_weights(store, whole, tmp_path):
-    code, _, record = resumed_after(store, tmp_path / "run", signal.SIGKILL, 8)
-    assert code == -signal.SIGKILL
+    record = killed_and_resumed(store, tmp_path / "run", 8)
     assert record["state"]["loader"]["step"] or len(record["history"]) == 2
     assert_same_run(whole, tmp_path / "run")
 
 
 def test_on_sigterm_it_saves_says_how_to_go_on_and_exits_0(store, whole, tmp_path):
-    code, words, record = resumed_after(store, tmp_path / "run", signal.SIGTERM, 2)
+    out = tmp_path / "run"
+    code, words, record = stopped_after(store, out, signal.SIGTERM, 2)
     assert code == 0
-    assert f"go on with `glacier train --resume {tmp_path / 'run'}`" in words
+    assert f"go on with `glacier train --resume {out}`" in words
     assert not record["finished"]
-    assert_same_run(whole, tmp_path / "run")
+    train(config(), store, out, ALONE, resume=record)
+    assert_same_run(whole, out)
 
 
 @pytest.mark.slow
@@ -256,7 +263,7 @@ def test_killed_at_random_steps_it_resumes_to_the_same_weights(store, whole, tmp
     rng, stops = random.Random(0), []
     for number in range(5):
         out = tmp_path / str(number)
-        _, _, record = resumed_after(store, out, signal.SIGKILL, rng.randrange(1, 17))
+        record = killed_and_resumed(store, out, rng.randrange(1, 17))
         stops.append(record["state"]["loader"]["step"])
         assert_same_run(whole, out)
     assert sum(step > 0 for step in stops) >= 3
@@ -270,7 +277,7 @@ def test_a_time_limit_saves_before_it_is_over(store, tmp_path):
 
 def test_two_ranks_stop_at_the_same_step_when_one_is_asked(store, tmp_path):
     """And one rank goes on where two have stopped."""
-    settings = ["train.batch=4", "train.accumulate=1", "train.samples_per_epoch=400"]
+    settings = ["train.batch=4", "train.accumulate=1", "train.samples_per_epoch=160"]
     more = [part for setting in settings for part in ("--set", setting)]
     _, _, *arguments = command(store, tmp_path / "run", *more)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", *arguments]
@@ -283,9 +290,10 @@ def test_two_ranks_stop_at_the_same_step_when_one_is_asked(store, tmp_path):
     _, words = process.communicate()
     assert process.returncode == 0, words
     record = checkpoint.read(tmp_path / "run")
-    assert 3 <= record["state"]["steps"] < 300
-    assert record["state"]["loader"]["step"] == record["state"]["steps"] % 100
-    resumed = checkpoint.resumed_config(record, {"train": {"epochs": 1}}, "--resume")
+    assert 3 <= record["state"]["steps"] < 120
+    assert record["state"]["loader"]["step"] == record["state"]["steps"] % 40
+    seldom = {"train": {"epochs": 1, "save_steps": 99}}
+    resumed = checkpoint.resumed_config(record, seldom, "--resume")
     assert len(train(resumed, store, tmp_path / "run", ALONE, resume=record)) >= 1
 
 
