@@ -86,7 +86,7 @@ class ModelConfig:
     decoder_channels: tuple[int, ...] = ()
     """Widths of the five stages of their decoder; empty: the architecture's own."""
     location: bool = False
-    """Tell the network the longitude and latitude of each window; with glavitu."""
+    """Tell the network where tiles, or a map's windows, lie: longitude and latitude; with glavitu."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

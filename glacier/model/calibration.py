@@ -33,7 +33,8 @@ def reliability(label: Tensor, shares: Tensor) -> Tensor:
     sure, right = confidence[held].double(), (chosen == label)[held].double()
     place = ((sure * BINS).ceil().long() - 1).clamp(0, BINS - 1)
     rows = (torch.ones_like(sure), right, sure)
-    return torch.stack([torch.bincount(place, weights=row, minlength=BINS) for row in rows])
+    # without pixels, bincount gives integers
+    return torch.stack([torch.bincount(place, weights=row, minlength=BINS).double() for row in rows])
 
 
 def calibration_error(table: NDArray[np.float64]) -> float:

@@ -1,6 +1,7 @@
 """What the network sees of standardised bands: logarithms, a validity plane, local contrast."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,6 +53,15 @@ class Features(nn.Module):
         super().__init__()
         if strange := [name for name in settings.contrast if name not in names]:
             raise UsageError(f"inputs.contrast: no band {strange[0]}; expected some of {', '.join(names)}")
+        every = [
+            *names,
+            *[VALIDITY] * settings.validity,
+            *(f"contrast {name}" for name in settings.contrast),
+        ]
+        if twice := [name for name, count in Counter(every).items() if count > 1]:
+            raise UsageError(
+                f"data.bands, inputs: {twice[0]} comes twice among {', '.join(every)}; expected once"
+            )
         role = dict(zip(names, roles, strict=True))
         self.channels = {
             **role,

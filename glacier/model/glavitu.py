@@ -5,7 +5,7 @@ matches expert delineation accuracy", arXiv 2401.15113; written from the paper's
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from itertools import pairwise
 from typing import cast
 
@@ -26,6 +26,11 @@ DOWN = 3
 DROPOUT = 0.1
 NORM = partial(nn.LayerNorm, eps=1e-6)
 """By name, since timm's own default changed: a solution runs with the version it finds."""
+ENTRANCES = (
+    *(".fuse.weight", ".squeeze.weight", ".squeeze.bias"),
+    *("location.layers.2.weight", "location.layers.2.bias"),
+)
+"""What a branch or a location adds goes through these: at 0, the rest is as it would be without."""
 POSITIONS = "overview.positions"
 """The one parameter whose shape follows the window: `resized` fits it to another."""
 
@@ -98,7 +103,7 @@ class Fusion(nn.Module):
         squeezed = torch.stack(parts).sum(dim=0).relu()
         gates = [branch.excite(squeezed).sigmoid()[:, :, None, None] for branch in branches]
         fused = [b.fuse(f * gate) for b, f, gate in zip(branches, found, gates, strict=True)]
-        return functional.leaky_relu(self.norm(torch.stack(fused).sum(dim=0)))
+        return functional.leaky_relu(self.norm(reduce(torch.add, fused)))  # a stack is not channels_last
 
 
 class Branch(nn.Module):
@@ -126,9 +131,10 @@ class Location(nn.Module):
         self.layers = nn.Sequential(nn.Linear(4, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
 
     def forward(self, place: Tensor) -> Tensor:
-        """Encode sine and cosine of both."""
+        """Encode sine and cosine of both, in single precision: in half, neighbours are one place."""
         angles = torch.deg2rad(place)
-        found: Tensor = self.layers(torch.cat((angles.sin(), angles.cos()), dim=1))
+        with torch.autocast(place.device.type, enabled=False):
+            found: Tensor = self.layers(torch.cat((angles.sin(), angles.cos()), dim=1))
         return found
 
 

@@ -70,6 +70,13 @@ def first_layers(settings: ModelConfig, net: nn.Module, roles: Sequence[str]) ->
     raise GlacierError("--init: a network without a first convolution; its bands cannot be matched")
 
 
+def called(settings: ModelConfig) -> str:
+    """What a network is called in messages."""
+    if settings.arch.lower() in OWN:
+        return settings.arch
+    return f"{settings.arch} with {settings.encoder}, decoder_channels {[*settings.decoder_channels]}"
+
+
 def _smp_network(settings: ModelConfig, bands: int, classes: int) -> nn.Module:
     arch, encoder, widths = settings.arch.lower(), settings.encoder, settings.decoder_channels
     options: dict[str, object] = {}

@@ -23,12 +23,12 @@ GAIN = 1e-4
 def sample_scores(
     segmenter: Segmenter, store: Store, tiles: Tiles, ranks: Ranks, *, precision: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """Scores (n, C) and classes (n,) of labelled pixels of this rank's share of `tiles`."""
+    """Scores (n, C), all numbers, and classes (n,) of labelled pixels of this rank's share of `tiles`."""
     total = int(store.histogram[tiles].sum())
     stride = max(1, -(-total // PIXELS))
     found, truth = [], []
     for item, logits in scored_tiles(segmenter, store, tiles, ranks, precision=precision):
-        held = item.label != IGNORE
+        held = (item.label != IGNORE) & logits.isfinite().all(dim=1)
         found.append(logits.float().permute(0, 2, 3, 1)[held][::stride].clone())  # a view would keep all
         truth.append(item.label[held][::stride].long())
     classes, device = len(store.meta.classes), ranks.device

@@ -17,6 +17,7 @@ from glacier.config import Config, DataConfig
 from glacier.console import Advance
 from glacier.errors import GlacierError, UsageError
 from glacier.model.losses import CombinedLoss
+from glacier.model.networks import OWN
 from glacier.pipeline.augment import Augment
 from glacier.pipeline.batcher import Batch
 from glacier.pipeline.inputs import Inputs, places_or_none
@@ -101,7 +102,12 @@ class Trainer:
             device=device,
             inputs=Inputs(store.meta.bands, every),
         )
-        if config.data.patch * (settings.batch // ranks.world) == 32 and not settings.freeze_norm:
+        halved = config.model.arch.lower() not in OWN  # to a 32nd
+        if (
+            halved
+            and config.data.patch * (settings.batch // ranks.world) == 32
+            and not settings.freeze_norm
+        ):
             raise UsageError(
                 "data.patch 32 px with one sample per rank leaves batch norm one value per channel; "
                 "expected a larger data.patch or train.batch"
@@ -161,7 +167,7 @@ class Trainer:
             with self._in_step(last=i == len(group) - 1):
                 terms, *others = self._terms(batch, target, weight)
                 loss = self.loss.combine(terms, epoch) / len(group)
-                made_small = loss
+                made_small = loss  # with what further heads lose
                 for other in others:
                     further = self.loss.combine(other, epoch) / len(group)
                     made_small = made_small + self.config.loss.auxiliary * further

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from glacier.config import ModelConfig
 from glacier.errors import GlacierError
 from glacier.model.features import VALIDITY
-from glacier.model.glavitu import POSITIONS, resized
-from glacier.model.networks import alike, first_layers
+from glacier.model.glavitu import ENTRANCES, POSITIONS, resized
+from glacier.model.networks import alike, called, first_layers
 from glacier.train.segmenter import Trained
 
 HEADS = ("segmentation_head.", "auxiliary_head.")
@@ -27,7 +27,8 @@ def transfer(
 
     In a first convolution each channel takes the weights of the channel of its name, and a new one the
     mean over the source's bands, but a validity plane nothing. In a head each class takes those of the
-    class of its name, and a new one stays as it is; so does a layer that the source lacks.
+    class of its name, and a new one stays as it is. What the source lacks, a branch of another role or the
+    location, adds nothing at first.
 
     Args:
         source: the run to start from.
@@ -40,17 +41,17 @@ def transfer(
         GlacierError: `source` is another network.
     """
     if not alike(source.config.model, model):
-        was = source.config.model
         raise GlacierError(
-            f"--init: a run of {was.arch} with {was.encoder}, decoder_channels "
-            f"{[*was.decoder_channels]}; this one is {model.arch} with {model.encoder}, "
-            f"{[*model.decoder_channels]}; expected the same model"
+            f"--init: a run of {called(source.config.model)}; this one is {called(model)}; expected the "
+            f"same model, as by --set model.arch={source.config.model.arch}"
         )
     own, seen = net.state_dict(), source.channels
     known = {band.name for band in source.bands}
     first = first_layers(model, net, [*channels.values()])
     for name, value in own.items():
         if name not in source.weights:
+            if name.endswith(ENTRANCES):
+                value.zero_()
             continue
         old = source.weights[name].to(value.dtype)
         if name in first:
@@ -76,7 +77,8 @@ def unmatched(source: Trained, bands: Sequence[str]) -> str:
         return ""
     return (
         f"--init: {len(new)} of {len(bands)} bands ({', '.join(new)}) are not among those of the run to "
-        f"start from ({', '.join(known)}), and take the mean of their weights; bands are matched by name, "
+        f"start from ({', '.join(known)}), and take the mean of their weights, or with glavitu of those of "
+        "their role, a new role counting for nothing at first; bands are matched by name, "
         "which `glacier ingest --bands` gives"
     )
 

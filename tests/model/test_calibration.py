@@ -76,6 +76,13 @@ def test_a_bin_holds_its_upper_edge(share, place):
     assert reliability(torch.tensor([1]), shares)[0].nonzero().item() == place
 
 
+def test_a_table_without_pixels_is_of_the_same_dtype():
+    """Ranks add theirs to others'."""
+    table = reliability(torch.full((1, 4), 255, dtype=torch.uint8), torch.full((1, 2, 4), 0.5))
+    assert table.dtype == torch.float64
+    assert not table.any()
+
+
 def test_pixels_that_are_as_often_right_as_they_say_have_no_error():
     shares = torch.tensor([[0.75, 0.25]] * 4)
     assert calibration_error(reliability(torch.tensor([0, 0, 0, 1]), shares).numpy()) == 0

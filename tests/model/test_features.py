@@ -98,3 +98,16 @@ def test_contrast_of_a_band_that_is_not_there_is_named():
         UsageError, match="inputs.contrast: no band swir; expected some of green, nir, thermal"
     ):
         features(contrast=("swir",))
+
+
+@pytest.mark.parametrize(
+    ("names", "settings"),
+    [
+        (["red", "red"], {}),
+        (["red", "nir"], {"contrast": ("red", "red")}),
+        (["red", "validity"], {"validity": True}),
+    ],
+)
+def test_a_channel_that_comes_twice_is_refused_by_name(names, settings):
+    with pytest.raises(UsageError, match="comes twice among red, "):
+        Features(InputsConfig(**settings), names, ["optical", "other"], [1.0, 1.0], [1.0, 1.0])

@@ -137,6 +137,15 @@ def test_a_sample_of_pixels_is_all_that_is_kept(store, runs, monkeypatch):
     assert all(part.untyped_storage().nbytes() <= 8 * max(part.numel(), 1) for part in kept)
 
 
+def test_scores_that_are_no_numbers_choose_nothing(store, runs):
+    tiles, segmenter = split(store, 0).val, placed(runs[0], store)
+    first = torch.tensor([0])
+    segmenter.network.register_forward_hook(lambda net, given, out: out.index_fill(3, first, torch.nan))
+    found, truth = thresholds.sample_scores(segmenter, store, tiles, ALONE)
+    assert found.isfinite().all()
+    assert len(truth) == sum((store.label(tile)[:, 1:] != 255).sum() for tile in tiles)
+
+
 def test_offsets_never_make_it_worse():
     rng = np.random.default_rng(1)
     for seed in range(5):

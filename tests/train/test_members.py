@@ -58,6 +58,16 @@ def test_runs_count_the_same_or_by_their_mcc(runs, mcc, weighting, expected):
     assert weights_of([replace(run, mcc=m) for m in mcc], weighting) == pytest.approx(expected)
 
 
+def test_runs_that_count_nothing_are_not_asked(runs):
+    """So neither are their bands, nor where windows lie."""
+    few, worst = load_run(runs[1]), replace(load_run(runs[2]), mcc=-0.1)
+    members = gather([few, worst], weighting="mcc")
+    assert members.runs == (few,)
+    assert members.weights == (1.0,)
+    assert [band.name for band in members.bands] == ["thermal", "blue"]
+    assert not members.located
+
+
 def test_runs_that_learnt_nothing_do_not_count(runs):
     run = load_run(runs[0])
     bad = [replace(run, mcc=m) for m in (0.0, -0.25)]
