@@ -64,7 +64,7 @@ class GlaViTU(nn.Module):
         """Score; `place` (N, 2) is longitude and latitude of the windows, degrees, for one that is told."""
         fused = self.fusion(image)
         if self.location is not None:
-            fused = fused + self.location(place)[:, :, None, None]
+            fused = fused + self.location(place)[:, :, None, None].to(fused.dtype)
         first = fused + self.overview(fused)
         second = first + self.details(first)
         scores: Tensor = self.segmentation_head(self.dropout(second))
