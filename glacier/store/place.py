@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ class Place:
         """obstore's view of an address."""
         self._opened: int | None = None
         """The folder itself: another store may take its name."""
+        self._let_go: weakref.finalize[Any, Any] | None = None
+        self._lock = threading.Lock()
         self._identity: tuple[int, int] | None = None
         self.zarr: ZarrStore
         """zarr-python's view of it."""
@@ -55,8 +59,10 @@ class Place:
             ValueError, OSError: it is missing, or cannot be reached.
         """
         if self.folder:
-            if self._opened is None:
-                self._opened = self._reopen(self.folder)
+            with self._lock:  # threads come here at once, and the folder is opened once
+                if self._opened is None:
+                    self._opened = self._reopen(self.folder)
+                    self._let_go = weakref.finalize(self, os.close, self._opened)
             return MappedShard(self._opened, key, tail)
         return Object(self.objects, key, tail)
 
@@ -71,9 +77,10 @@ class Place:
 
     def close(self) -> None:
         """Let go of the folder."""
-        if self._opened is not None:
-            os.close(self._opened)
-            self._opened = None
+        with self._lock:
+            if self._let_go is not None:
+                self._let_go()
+                self._opened = self._let_go = None
 
     def document(self, name: str = "") -> dict[str, Any]:
         """The `zarr.json` of an array, or of the root.

@@ -1,9 +1,12 @@
 """Tiles straight from the file: as zarr-python reads them; nothing a damaged file claims is believed."""
 
+import gc
 import json
 import os
 import shutil
 import threading
+import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from glacier.errors import GlacierError
 from glacier.pipeline.buffer import Buffer
 from glacier.pipeline.order import SAMPLE
 from glacier.store import reader
+from glacier.store.place import Place
 from glacier.store.reader import Store
 from glacier.store.shards import HEADER, MISSING, Shards, index_bytes, parse_index
 
@@ -314,19 +318,49 @@ def test_shards_are_let_go_and_opened_again(store, monkeypatch):
             assert len(opened._image._open) <= 2
 
 
-def test_closing_leaves_no_file_and_no_thread(store):
-    def held():
-        names = (os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd.isdigit()
-                 and os.path.exists(f"/proc/self/fd/{fd}"))  # fmt: skip
-        return sum(str(store.path) in name for name in names), threading.active_count()
+def files_held(path):
+    """How many files under `path` this process has open."""
+    held = 0
+    for file in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            held += str(path) in os.readlink(f"/proc/self/fd/{file}")
+    return held
 
-    before = held()
-    with Store(store.path) as opened:
+
+def test_closing_leaves_no_file_and_no_thread(copy):
+    before = set(threading.enumerate())
+    with Store(copy) as opened:
         every_tile(opened)
-        during = held()
-    assert held() == before
-    assert during[0] > before[0]
-    assert during[1] > before[1]
+        during = {each for each in threading.enumerate() if each.name.startswith("glacier")} - before
+        assert files_held(copy) == 25  # twelve shards of either array, and the folder
+    assert files_held(copy) == 0
+    assert during
+    assert not any(thread.is_alive() for thread in during)
+
+
+def test_threads_that_come_at_once_open_the_folder_once(copy, monkeypatch):
+    reopen = Place._reopen
+    asked = []
+
+    def slow(place, folder):
+        asked.append(folder)
+        time.sleep(0.05)
+        return reopen(place, folder)
+
+    monkeypatch.setattr(Place, "_reopen", slow)
+    with Store(copy, threads=8) as opened:
+        every_tile(opened)
+    assert asked == [copy]
+    assert files_held(copy) == 0
+
+
+def test_a_store_that_is_forgotten_lets_go_of_its_files(copy):
+    opened = Store(copy)
+    opened.image(0)
+    assert files_held(copy) == 2
+    del opened
+    gc.collect()
+    assert files_held(copy) == 0
 
 
 def test_several_threads_read_the_same(store):
