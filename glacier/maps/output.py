@@ -67,31 +67,23 @@ class Output:
         """
         lacking = []
         for i, scene in enumerate(scenes):
-            asked = self._files(scene)
-            lacking += [i for file, _ in asked if not file.exists()]
-            for file, kinds in self._places(scene):
-                wanted = [kind for other, kind in asked if other == file] or kinds
-                if file.exists() and _tag(file) not in [self._made_from(scene, kind) for kind in wanted]:
+            for file, asked, kinds in self._files(scene):
+                if not file.exists():
+                    lacking += [i] if asked else []
+                elif _tag(file) not in [self._made_from(scene, k) for k in ([asked] if asked else kinds)]:
                     raise GlacierError(
                         f"{file}: stands there and was not made by these runs from this source; give a new "
                         "folder for the maps"
                     )
         return sorted(set(lacking))
 
-    def _files(self, scene: Scene) -> list[tuple[Path, str]]:
-        """All that is made of a scene, and what kind of thing each is."""
-        files = [(self.map(scene), "map")]
-        files += [(self.probabilities(scene), self.shares)] if self.shares else []
-        files += [(self.confidence_of(scene), "confidence")] if self.confidence else []
-        return files + ([(self.outlines(scene), "outlines")] if self.polygons else [])
-
-    def _places(self, scene: Scene) -> list[tuple[Path, Sequence[str]]]:
-        """All that may stand beside each other, and what kinds of thing each may be."""
+    def _files(self, scene: Scene) -> list[tuple[Path, str | None, Sequence[str]]]:
+        """All that may stand of a scene: where, as what it is asked for if it is, and what it may be."""
         return [
-            (self.map(scene), ["map"]),
-            (self.probabilities(scene), get_args(Shares)),
-            (self.confidence_of(scene), ["confidence"]),
-            (self.outlines(scene), ["outlines"]),
+            (self.map(scene), "map", ["map"]),
+            (self.probabilities(scene), self.shares, get_args(Shares)),
+            (self.confidence_of(scene), "confidence" if self.confidence else None, ["confidence"]),
+            (self.outlines(scene), "outlines" if self.polygons else None, ["outlines"]),
         ]
 
     def _made_from(self, scene: Scene, kind: str) -> str:

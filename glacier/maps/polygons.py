@@ -20,6 +20,7 @@ from shapely.geometry import shape
 
 from glacier.classes import Class
 from glacier.errors import GlacierError
+from glacier.ground import degrees
 from glacier.scenes.files import open_raster
 from glacier.scenes.scene import Grid
 
@@ -95,10 +96,9 @@ def measurable(grid: Grid) -> bool:
     """Whether the middle of a grid lies anywhere on the earth."""
     centre = grid.transform @ (grid.width / 2, grid.height / 2)
     try:
-        (lon,), (lat,) = transform(grid.crs, "EPSG:4326", centre[:1], centre[1:])
-    except (RasterioError, CPLE_BaseError):
+        return bool(np.isfinite(degrees(grid.crs, np.array([centre]))).all())
+    except GlacierError:
         return False
-    return math.isfinite(lon) and math.isfinite(lat)
 
 
 def _measure(file: rasterio.DatasetReader) -> Callable[[NDArray[np.object_]], NDArray[np.float64]]:

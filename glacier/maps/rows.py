@@ -7,7 +7,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from glacier.ground import degrees
+from glacier.ground import applied, degrees
 from glacier.maps.blend import corners
 from glacier.pipeline.order import SAMPLE, Samples
 from glacier.scenes.scene import Grid, Scene
@@ -62,8 +62,7 @@ def places_of(scenes: Sequence[Scene], order: Samples, size: int) -> NDArray[np.
     for i, scene in enumerate(scenes):
         here = order["tile"] == i
         columns, rows = order["x"][here] + size / 2, order["y"][here] + size / 2
-        a, b, c, d, e, f = scene.grid.transform[:6]
-        points = np.stack((a * columns + b * rows + c, d * columns + e * rows + f), axis=1)
+        points = applied(np.array(scene.grid.transform[:6]), columns, rows)
         found[here] = degrees(scene.grid.crs, points)
     return found
 

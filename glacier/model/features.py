@@ -53,21 +53,18 @@ class Features(nn.Module):
         super().__init__()
         if strange := [name for name in settings.contrast if name not in names]:
             raise UsageError(f"inputs.contrast: no band {strange[0]}; expected some of {', '.join(names)}")
-        every = [
-            *names,
-            *[VALIDITY] * settings.validity,
-            *(f"contrast {name}" for name in settings.contrast),
+        role = dict(zip(names, roles, strict=True))
+        pairs = [
+            *zip(names, roles, strict=True),
+            *[(VALIDITY, "other")] * settings.validity,
+            *((f"contrast {name}", role[name]) for name in settings.contrast),
         ]
+        every = [name for name, _ in pairs]
         if twice := [name for name, count in Counter(every).items() if count > 1]:
             raise UsageError(
                 f"data.bands, inputs: {twice[0]} comes twice among {', '.join(every)}; expected once"
             )
-        role = dict(zip(names, roles, strict=True))
-        self.channels = {
-            **role,
-            **({VALIDITY: "other"} if settings.validity else {}),
-            **{f"contrast {name}": role[name] for name in settings.contrast},
-        }
+        self.channels = dict(pairs)
         """Name of each channel -> its role."""
         self.settings = settings
         self.plain = len(self.channels) == len(names) and not settings.log

@@ -26,6 +26,11 @@ OWN: dict[str, Own] = {"glavitu": GlaViTU}
 """By `model.arch`. All other names are segmentation_models_pytorch's."""
 
 
+def own_network(settings: ModelConfig) -> Own | None:
+    """The network of this package's own that settings name; None where they name another."""
+    return OWN.get(settings.arch.lower())
+
+
 def network(settings: ModelConfig, *, roles: Sequence[str], classes: int, window: int) -> nn.Module:
     """A segmentation network: (N, B, H, W) -> class scores (N, C, H, W).
 
@@ -42,7 +47,7 @@ def network(settings: ModelConfig, *, roles: Sequence[str], classes: int, window
         UsageError: no such architecture or encoder, widths that do not fit it, or one that cannot be told
             where a window lies, but is to be.
     """
-    if own := OWN.get(settings.arch.lower()):
+    if own := own_network(settings):
         return own(roles=roles, classes=classes, window=window, located=settings.location)
     if settings.location:
         raise UsageError(
@@ -55,14 +60,14 @@ def network(settings: ModelConfig, *, roles: Sequence[str], classes: int, window
 def alike(one: ModelConfig, other: ModelConfig) -> bool:
     """Whether settings give the same network, but for its channels and classes, and what it is told."""
     same = one.arch.lower() == other.arch.lower()
-    if one.arch.lower() in OWN:
+    if own_network(one):
         return same
     return same and (one.encoder, one.decoder_channels) == (other.encoder, other.decoder_channels)
 
 
 def first_layers(settings: ModelConfig, net: nn.Module, roles: Sequence[str]) -> dict[str, str | None]:
     """Weights (width, channels, …) that meet the channels first -> the role of those; None for all."""
-    if own := OWN.get(settings.arch.lower()):
+    if own := own_network(settings):
         return own.first_layers(roles)
     for name, module in net.named_modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == len(roles):
@@ -72,7 +77,7 @@ def first_layers(settings: ModelConfig, net: nn.Module, roles: Sequence[str]) ->
 
 def called(settings: ModelConfig) -> str:
     """What a network is called in messages."""
-    if settings.arch.lower() in OWN:
+    if own_network(settings):
         return settings.arch
     return f"{settings.arch} with {settings.encoder}, decoder_channels {[*settings.decoder_channels]}"
 

@@ -8,7 +8,7 @@ import shapely
 from numpy.typing import NDArray
 
 from glacier.errors import GlacierError
-from glacier.ground import degrees
+from glacier.ground import applied, degrees
 from glacier.store.reader import Store
 
 
@@ -31,8 +31,7 @@ def centres(store: Store) -> NDArray[np.float64]:
         GlacierError: a scene without a CRS, or with one that has no place on the earth.
     """
     half = store.meta.tile_size / 2
-    a, b, c, d, e, f = store.array("transform").T
-    points = np.stack((a * half + b * half + c, d * half + e * half + f), axis=1)
+    points = applied(store.array("transform"), half, half)
     scene = store.array("scene")
     crs = store.array("scene_crs")[scene]
     if (crs < 0).any():
@@ -64,9 +63,7 @@ def squares(size: int, crs_names: Sequence[str], arrays: Mapping[str, NDArray[An
     """
     low, high = -0.5, size + 0.5
     corners = np.array([(low, low), (high, low), (high, high), (low, high)])
-    a, b, c, d, e, f = arrays["transform"].T[..., None]
-    columns, rows = corners.T
-    points = np.stack((a * columns + b * rows + c, d * columns + e * rows + f), axis=-1)
+    points = applied(arrays["transform"][:, None], *corners.T)
     scene = arrays["scene"]
     crs = arrays["scene_crs"][scene]
     for index, name in enumerate(crs_names if len(crs_names) > 1 else ()):

@@ -1,6 +1,7 @@
 """Several segmenters as one, and test-time augmentation: the mean of their calibrated shares."""
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -27,19 +28,11 @@ class Ensemble(nn.Module):
 
     def forward(self, raw: Tensor, place: Tensor | None = None) -> Tensor:
         """Mean shares, in single precision at least; `place` as for a segmenter."""
-        views = self._views(raw, place)
-        total = next(views)
-        for shares in views:
-            total = total + shares
-        return total
+        return reduce(torch.add, self._views(raw, place))
 
     def both(self, raw: Tensor, place: Tensor | None = None) -> Tensor:
         """Mean shares, and what they would be without the members' temperatures (2, N, C, H, W)."""
-        total: Tensor | None = None
-        for shares in self._views(raw, place, plain=True):
-            total = shares if total is None else total + shares
-        assert total is not None
-        return total
+        return reduce(torch.add, self._views(raw, place, plain=True))
 
     def _views(self, raw: Tensor, place: Tensor | None, *, plain: bool = False) -> Iterator[Tensor]:
         for symmetry in range(self.symmetries):

@@ -53,8 +53,7 @@ def train_folds(
             console.note(f"{folder}: {'goes on' if record else f'fold {fold} of {store.meta.folds}'}")
         own = config.replaced("train", fold=fold)
         train(own, store, folder, ranks, console.bar, init=next(iter(kept), None), resume=record, stop=stop)
-        finished = ranks.from_main(partial(_finished, folder))["finished"]
-        if not finished or stop.due(ranks, RESERVE):
+        if stop.obeyed or stop.due(ranks, RESERVE):
             if ranks.main:
                 console.note(
                     f"{out}: stopped in fold {fold} and saved; go on with `glacier train --resume {out}`"
@@ -70,11 +69,6 @@ def train_folds(
 def _begun(folder: Path) -> dict[str, Any]:
     """A fold's `last.pt`, or nothing where it has not begun."""
     return checkpoint.read(folder) if (folder / checkpoint.LAST).is_file() else {}
-
-
-def _finished(folder: Path) -> dict[str, bool]:
-    """Whether a fold is done, thresholds and temperature chosen."""
-    return {"finished": checkpoint.read(folder)["finished"]}
 
 
 def score_fold(run: Trained, store: Store, ranks: Ranks) -> Scores:

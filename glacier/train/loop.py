@@ -238,6 +238,7 @@ class Run:
     def _end(self) -> None:
         self._save()
         self.ranks.wait()
+        self.stop.obeyed = True
         raise Stopped
 
 

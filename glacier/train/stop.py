@@ -19,6 +19,8 @@ class Stop:
     def __init__(self, limit: float | None = None) -> None:
         """Start the clock; `limit` in seconds."""
         self.limit, self._start = limit, time.monotonic()
+        self.obeyed = False
+        """Whether a training has ended for it."""
         self._asked = False
         self._before: object = None
 

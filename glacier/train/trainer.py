@@ -17,7 +17,7 @@ from glacier.config import Config, DataConfig
 from glacier.console import Advance
 from glacier.errors import GlacierError, UsageError
 from glacier.model.losses import CombinedLoss
-from glacier.model.networks import OWN
+from glacier.model.networks import own_network
 from glacier.pipeline.augment import Augment
 from glacier.pipeline.batcher import Batch
 from glacier.pipeline.inputs import Inputs, places_or_none
@@ -102,9 +102,8 @@ class Trainer:
             device=device,
             inputs=Inputs(store.meta.bands, every),
         )
-        halved = config.model.arch.lower() not in OWN  # to a 32nd
         if (
-            halved
+            not own_network(config.model)  # others halve a window five times
             and config.data.patch * (settings.batch // ranks.world) == 32
             and not settings.freeze_norm
         ):
