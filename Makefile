@@ -11,7 +11,7 @@ demo: install
 	$(BIN)/glacier demo
 
 test: install lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/pytest -m slow

@@ -1,5 +1,11 @@
+import os
 import subprocess
 from pathlib import Path
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # before PyTorch counts cores: threads of two tests on the same cores wait for each other
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 import pytest
 from click.testing import CliRunner

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -23,8 +24,7 @@ class Cluster:
         self.folder, self.workers = folder, []
         self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", "0",
                                      "--scheduler-file", str(folder / "scheduler.json"))  # fmt: skip
-        self._wait((folder / "scheduler.json").exists)
-        self.address = json.loads((folder / "scheduler.json").read_text())["address"]
+        self.address = self._answer(folder / "scheduler.json")["address"]
 
     def add_worker(self):
         self.workers.append(self._start("worker", self.address, "--nthreads", "1", "--no-nanny",
@@ -36,10 +36,15 @@ class Cluster:
         with log:
             return subprocess.Popen(command, stdout=log, stderr=log)
 
-    def _wait(self, condition):
+    def _answer(self, file):
+        """What the scheduler writes once it listens; it may be read half written."""
         deadline = time.monotonic() + 60
-        while not condition():
-            assert time.monotonic() < deadline
+        while True:
+            with suppress(FileNotFoundError, json.JSONDecodeError):
+                return json.loads(file.read_text())
+            if time.monotonic() > deadline:
+                self.stop()
+                pytest.fail(f"no {file} within a minute")
             time.sleep(0.01)
 
     def stop(self):
