@@ -75,6 +75,13 @@ class GlaViTU(nn.Module):
         """The weights that meet the channels of each role first."""
         return {f"fusion.branches.{role}.convolutions.0.weight": role for role in roles}
 
+    @staticmethod
+    def inherited(name: str, own: Tensor, old: Tensor | None) -> Tensor:
+        """What a weight takes: a new branch or location counts for nothing, positions fit the window."""
+        if old is None:
+            return torch.zeros_like(own) if name.endswith(ENTRANCES) else own
+        return resized(old, own.shape[-2:]) if name == POSITIONS else old
+
 
 class Fusion(nn.Module):
     """Channels (N, B, H, W) -> (N, 64, H, W): what a branch per role finds, concatenated and convolved.

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import segmentation_models_pytorch as smp
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from glacier.config import ModelConfig
 from glacier.errors import GlacierError, UsageError
@@ -20,6 +20,9 @@ class Own(Protocol):
 
     def first_layers(self, roles: Sequence[str]) -> dict[str, str | None]:
         """Weights (width, channels, …) that meet the channels first -> the role of those; None for all."""
+
+    def inherited(self, name: str, own: Tensor, old: Tensor | None) -> Tensor:
+        """What any other weight (as it was made, `own`) takes from another run's, None if that lacks it."""
 
 
 OWN: dict[str, Own] = {"glavitu": GlaViTU}
@@ -73,6 +76,13 @@ def first_layers(settings: ModelConfig, net: nn.Module, roles: Sequence[str]) ->
         if isinstance(module, nn.Conv2d) and module.in_channels == len(roles):
             return {f"{name}.weight": None}
     raise GlacierError("--init: a network without a first convolution; its bands cannot be matched")
+
+
+def inherited(settings: ModelConfig, name: str, own: Tensor, old: Tensor | None) -> Tensor:
+    """What a weight (as it was made, `own`) takes from another run's, `old`; None if that lacks it."""
+    if kind := own_network(settings):
+        return kind.inherited(name, own, old)
+    return own if old is None else old
 
 
 def called(settings: ModelConfig) -> str:

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from glacier.config import ModelConfig
 from glacier.errors import GlacierError
 from glacier.model.features import VALIDITY
-from glacier.model.glavitu import ENTRANCES, POSITIONS, resized
-from glacier.model.networks import alike, called, first_layers
+from glacier.model.networks import alike, called, first_layers, inherited
 from glacier.train.segmenter import Trained
 
 HEADS = ("segmentation_head.", "auxiliary_head.")
@@ -49,19 +48,17 @@ def transfer(
     known = {band.name for band in source.bands}
     first = first_layers(model, net, [*channels.values()])
     for name, value in own.items():
-        if name not in source.weights:
-            if name.endswith(ENTRANCES):
-                value.zero_()
-            continue
-        old = source.weights[name].to(value.dtype)
-        if name in first:
+        old = source.weights[name].to(value.dtype) if name in source.weights else None
+        if old is None:
+            value.copy_(inherited(model, name, value, None))
+        elif name in first:
             then = _of_role(seen, first[name])
             bands = [i for i, channel in enumerate(then) if channel in known]
             _by_channel(value, old, _of_role(channels, first[name]), then, bands)
         elif name.startswith(HEADS) and list(classes) != source.class_names:
             _by_class(value, old, classes, source.class_names)
         else:
-            value.copy_(resized(old, value.shape[-2:]) if name == POSITIONS else old)
+            value.copy_(inherited(model, name, value, old))
 
 
 def _of_role(channels: Mapping[str, str], role: str | None) -> list[str]:
