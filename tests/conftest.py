@@ -3,9 +3,11 @@ import subprocess
 from pathlib import Path
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    # before PyTorch counts cores: threads of two tests on the same cores wait for each other
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+    # cores of its own, before PyTorch counts them: threads of two tests on one core wait for each other
+    cores, workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    own = cores[int(worker.removeprefix("gw")) % workers :: workers] or cores
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), own)
 
 import pytest
 from click.testing import CliRunner

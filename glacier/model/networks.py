@@ -22,7 +22,10 @@ class Own(Protocol):
         """Weights (width, channels, …) that meet the channels first -> the role of those; None for all."""
 
     def inherited(self, name: str, own: Tensor, old: Tensor | None) -> Tensor:
-        """What any other weight (as it was made, `own`) takes from another run's, None if that lacks it."""
+        """What a weight takes that is matched neither by channel nor by class, or that another run lacks.
+
+        `own` is how it was made; `old` the other run's, None if that lacks it.
+        """
 
 
 OWN: dict[str, Own] = {"glavitu": GlaViTU}
@@ -79,7 +82,7 @@ def first_layers(settings: ModelConfig, net: nn.Module, roles: Sequence[str]) ->
 
 
 def inherited(settings: ModelConfig, name: str, own: Tensor, old: Tensor | None) -> Tensor:
-    """What a weight (as it was made, `own`) takes from another run's, `old`; None if that lacks it."""
+    """What a weight takes from another run's, as `Own.inherited` says."""
     if kind := own_network(settings):
         return kind.inherited(name, own, old)
     return own if old is None else old

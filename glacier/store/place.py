@@ -63,7 +63,9 @@ class Place:
                 if self._opened is None:
                     self._opened = self._reopen(self.folder)
                     self._let_go = weakref.finalize(self, os.close, self._opened)
-            return MappedShard(self._opened, key, tail)
+                    self._let_go.atexit = False  # threads may read until the very end
+                folder = self._opened
+            return MappedShard(folder, key, tail)
         return Object(self.objects, key, tail)
 
     def _reopen(self, folder: Path) -> int:
@@ -76,7 +78,7 @@ class Place:
         return opened
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Let go of the folder; not while other threads read."""
         with self._lock:
             if self._let_go is not None:
                 self._let_go()

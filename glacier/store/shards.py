@@ -220,7 +220,7 @@ class Shards:
         return shard, start, length
 
     def _shard(self, number: int) -> tuple[Shard, Index]:
-        """A shard and its index; two threads may both open it, none waits for another."""
+        """A shard and its index; two threads may both open it, rather than one wait for the other."""
         with self._lock:
             if number in self._open:
                 self._open[number] = self._open.pop(number)

@@ -80,6 +80,7 @@ def _wait(process: subprocess.Popen, port: int, log: Path) -> None:
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            assert process.poll() is None, log.read_text()  # or another has taken the port
             return
         except OSError:
             assert process.poll() is None, log.read_text()

@@ -329,7 +329,7 @@ def files_held(path):
 
 def test_closing_leaves_no_file_and_no_thread(copy):
     before = set(threading.enumerate())
-    with Store(copy) as opened:
+    with Store(copy, threads=4) as opened:
         every_tile(opened)
         during = {each for each in threading.enumerate() if each.name.startswith("glacier")} - before
         assert files_held(copy) == 25  # twelve shards of either array, and the folder
@@ -354,10 +354,14 @@ def test_threads_that_come_at_once_open_the_folder_once(copy, monkeypatch):
     assert files_held(copy) == 0
 
 
-def test_a_store_that_is_forgotten_lets_go_of_its_files(copy):
+def test_a_store_lets_go_of_its_files_when_told_and_when_forgotten(copy):
     opened = Store(copy)
+    for _ in range(2):
+        opened.image(0)
+        assert files_held(copy) == 2
+        opened.close_files()
+        assert files_held(copy) == 0
     opened.image(0)
-    assert files_held(copy) == 2
     del opened
     gc.collect()
     assert files_held(copy) == 0

@@ -15,7 +15,7 @@ from glacier.config import Config, shipped
 from glacier.errors import GlacierError
 from glacier.train import folds
 from glacier.train.evaluate import evaluate_runs
-from glacier.train.loop import train
+from glacier.train.loop import RESERVE, train
 from glacier.train.ranks import Ranks
 from glacier.train.report import percent
 from glacier.train.segmenter import load_run
@@ -69,6 +69,19 @@ def scores_of(iou):
     from glacier.model.metrics import ClassScores, Scores
 
     return Scores(0.5, 0.5, 9, {name: ClassScores(value, 1, 1, 1) for name, value in iou.items()})
+
+
+class TooLong(Stop):
+    """Due where what comes next takes longer than a last checkpoint."""
+
+    def due(self, ranks, reserve=0.0):
+        return reserve > RESERVE
+
+
+def test_a_fold_that_has_no_time_to_be_validated_is_the_last(three, tmp_path):
+    folds.train_folds(config(), three, tmp_path / "cv", ALONE, TooLong(), None)
+    assert [folder.name for folder in (tmp_path / "cv").glob("fold-*")] == ["fold-0"]
+    assert not (tmp_path / "cv" / "summary.json").exists()
 
 
 def test_stopped_in_a_fold_it_goes_on_there(three, crossed, tmp_path):
