@@ -124,8 +124,8 @@ def test_where_one_node_dies_the_other_ends_with_one_line(store, copied, tmp_pat
     assert [one.wait() for one in both] == [1, 1]
     lost, killed = errors(tmp_path)
     assert lost == [
-        "error: rank 0 of 2 has lost another, whose own output says why; go on from the last checkpoint "
-        "with --resume"
+        "error: rank 0 of 2 has lost another, whose own output says why; give the command again once that "
+        "is mended, a training with --resume"
     ]
     assert killed == []
     assert checkpoint.read(tmp_path / "0" / "run")["state"]["steps"] >= 2
