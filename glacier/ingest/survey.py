@@ -40,7 +40,7 @@ class Range:
         if not values.size:
             return
         low, high = values.min(), values.max()
-        if low < self.inner_low or high > self.inner_high:
+        if float(low) < self.inner_low or float(high) > self.inner_high:
             inner = values[(values != low) & (values != high)]
             near = (float(inner.min()), float(inner.max())) if inner.size else ()
             self._spread((float(low), float(high), *near))
