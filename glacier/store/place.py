@@ -22,6 +22,15 @@ from glacier.store.shards import MappedShard, Shard
 from glacier.store.writer import NOTE, ROOT
 
 
+class Folder:
+    """An opened folder, closed once nobody holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        """Its descriptor."""
+        weakref.finalize(self, os.close, self.file).atexit = False  # threads may read until the very end
+
+
 class Place:
     """A place that holds a store, or is said to."""
 
@@ -36,9 +45,8 @@ class Place:
         self.folder: Path | None = None
         self.objects: Any = None
         """obstore's view of an address."""
-        self._opened: int | None = None
+        self._opened: Folder | None = None
         """The folder itself: another store may take its name."""
-        self._let_go: weakref.finalize[Any, Any] | None = None
         self._lock = threading.Lock()
         self._identity: tuple[int, int] | None = None
         self.zarr: ZarrStore
@@ -62,27 +70,21 @@ class Place:
             with self._lock:  # threads come here at once, and the folder is opened once
                 if self._opened is None:
                     self._opened = self._reopen(self.folder)
-                    self._let_go = weakref.finalize(self, os.close, self._opened)
-                    self._let_go.atexit = False  # threads may read until the very end
                 folder = self._opened
-            return MappedShard(folder, key, tail)
+            return MappedShard(folder.file, key, tail)
         return Object(self.objects, key, tail)
 
-    def _reopen(self, folder: Path) -> int:
+    def _reopen(self, folder: Path) -> Folder:
         """Open the folder, which must be the one whose root was read."""
-        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        status = os.fstat(opened)
+        opened = Folder(folder)
+        status = os.fstat(opened.file)
         if (status.st_dev, status.st_ino) != self._identity:
-            os.close(opened)
             raise ValueError("another store has taken the place of the one that was opened")
         return opened
 
     def close(self) -> None:
-        """Let go of the folder; not while other threads read."""
-        with self._lock:
-            if self._let_go is not None:
-                self._let_go()
-                self._opened = self._let_go = None
+        """Let go of the folder."""
+        self._opened = None
 
     def document(self, name: str = "") -> dict[str, Any]:
         """The `zarr.json` of an array, or of the root.

@@ -270,7 +270,7 @@ class Store:
         return self._place.have([NOTE])[0]
 
     def close_files(self) -> None:
-        """Let go of all files, not while other threads read; what is read next opens its own again."""
+        """Let go of all files; what is read next opens its own again."""
         self._image.close()
         self._label.close()
         self._place.close()

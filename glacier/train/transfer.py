@@ -49,13 +49,11 @@ def transfer(
     first = first_layers(model, net, [*channels.values()])
     for name, value in own.items():
         old = source.weights[name].to(value.dtype) if name in source.weights else None
-        if old is None:
-            value.copy_(inherited(model, name, value, None))
-        elif name in first:
+        if old is not None and name in first:
             then = _of_role(seen, first[name])
             bands = [i for i, channel in enumerate(then) if channel in known]
             _by_channel(value, old, _of_role(channels, first[name]), then, bands)
-        elif name.startswith(HEADS) and list(classes) != source.class_names:
+        elif old is not None and name.startswith(HEADS) and list(classes) != source.class_names:
             _by_class(value, old, classes, source.class_names)
         else:
             value.copy_(inherited(model, name, value, old))

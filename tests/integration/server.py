@@ -80,9 +80,9 @@ def _wait(process: subprocess.Popen, port: int, log: Path) -> None:
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            assert process.poll() is None, log.read_text()  # or another has taken the port
             return
         except OSError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
+        finally:
+            assert process.poll() is None, log.read_text()  # another may have taken the port
+            assert time.monotonic() < deadline, log.read_text()
